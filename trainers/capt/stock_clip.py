@@ -1,0 +1,66 @@
+"""The one place that imports the ``clip`` package: OpenAI's, a vendored folder, or a fork of it.
+
+The distributions of OpenAI CLIP on the package index start with ``from pkg_resources import packaging``, a module that
+current setuptools no longer ships. They need nothing of it but ``packaging``, so a stand-in with that one name is put in
+place for the time of the import and removed again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+
+import torch
+from torch import nn
+
+__all__ = ["build_clip", "clip", "tokenizer"]
+
+
+def _import_clip() -> types.ModuleType:
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return importlib.import_module("clip")
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.packaging = importlib.import_module("packaging")
+    importlib.import_module("packaging.version")
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        return importlib.import_module("clip")
+    finally:
+        sys.modules.pop("pkg_resources", None)
+
+
+try:
+    clip = _import_clip()
+    _clip_py = importlib.import_module("clip.clip")  # a package may hide it behind the function names it re-exports
+    _model_py = importlib.import_module("clip.model")
+    tokenizer = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
+except ImportError as error:  # name the fix, not only the module
+    raise ImportError(
+        f"OpenAI's clip package cannot be imported ({error}); run `pip install clip-anytorch`, "
+        "or start from a folder that holds a copy of CLIP's clip/ folder"
+    ) from error
+
+
+def model_urls() -> dict[str, str]:
+    """Names of OpenAI's models and where their package downloads them from."""
+    return dict(_clip_py._MODELS)
+
+
+def download(name: str, folder: str) -> str:
+    """Path of OpenAI's weights ``name`` in ``folder``, downloaded and checksummed by the clip package if absent."""
+    return _clip_py._download(model_urls()[name], folder)
+
+
+def build_clip(state_dict: dict[str, torch.Tensor]) -> nn.Module:
+    """Stock CLIP from a state dict; sizes are inferred from the weights by the package itself.
+
+    The forks of MaPLe, PromptSRC and PromptKD want a ``design_details`` dict; zero prompts give the stock model.
+    """
+    state_dict = dict(state_dict)  # build_model deletes keys
+    if "design_details" in inspect.signature(_model_py.build_model).parameters:
+        plain = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
+        return _model_py.build_model(state_dict, plain)
+    return _model_py.build_model(state_dict)
