@@ -1,0 +1,180 @@
+"""Draws one picture of the demo data set: a glyph in a cluttered scene, reproducible to the pixel.
+
+The picture is a function of ``(stream, class, index)`` and of `VERSION` only: each has a random generator of its own,
+so neither the order of drawing nor the number of workers nor the hash seed of the process can change it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .glyph_shapes import SHAPES
+
+__all__ = ["IMAGE_SIZE", "STREAMS", "VERSION", "Pen", "draw", "rng_of"]
+
+#: Raise it whenever a pixel of any picture changes; drawn folders carry it.
+VERSION = 1
+#: Pixels along a side.
+IMAGE_SIZE = 48
+#: Splits and the pretraining stream each draw from their own seeds and share no picture.
+STREAMS = {"train": 0, "val": 1, "test": 2, "pretraining": 3, "captions": 4}
+
+_SEED = 2603_02557
+_OVERSAMPLE = 3
+_LUMA = np.array([0.299, 0.587, 0.114])
+
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+
+def rng_of(stream: str, label: int, index: int) -> np.random.Generator:
+    """The random generator of one picture."""
+    return np.random.default_rng([_SEED, VERSION, STREAMS[stream], label, index])
+
+
+class Pen:
+    """Draws in glyph coordinates (-1 ... 1, y down) through an affine map onto a canvas.
+
+    Args:
+        canvas: what to draw on.
+        matrix: (2, 3) affine map from glyph coordinates to canvas pixels.
+        tones: colours by name: ``body``, ``accent``, ``ink`` (outlines, details) and ``ground`` (the background).
+        stroke: width of a line in canvas pixels.
+    """
+
+    def __init__(
+        self, canvas: ImageDraw.ImageDraw, matrix: np.ndarray, tones: dict[str, Colour], stroke: float
+    ) -> None:
+        self._canvas = canvas
+        self._matrix = matrix
+        self._tones = tones
+        self._stroke = stroke
+
+    def fill(self, points: list[Point], tone: str, outlined: bool = True) -> None:
+        """A filled polygon, with an outline in ink unless it is ink itself."""
+        placed = self._place(points)
+        self._canvas.polygon(placed, fill=self._tones[tone])
+        if outlined and tone != "ink":
+            self._stroke_along([*placed, placed[0]], 0.7)
+
+    def disc(self, x: float, y: float, rx: float, ry: float, tone: str, outlined: bool = True) -> None:
+        """A filled ellipse around (x, y)."""
+        self.fill(self.ring(x, y, rx, ry, 0, 360), tone, outlined)
+
+    def line(self, points: list[Point], width: float = 1.0) -> None:
+        """A polyline in ink, ``width`` in units of the stroke."""
+        self._stroke_along(self._place(points), width)
+
+    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, width: float = 1.0) -> None:
+        """Part of an ellipse in ink; degrees clockwise from the right."""
+        self.line(self.ring(x, y, rx, ry, start, end), width)
+
+    @staticmethod
+    def ring(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list[Point]:
+        """Points along an ellipse; degrees clockwise from the right."""
+        count = max(6, round(abs(end - start) / 15)) + 1
+        angles = [math.radians(start + (end - start) * i / (count - 1)) for i in range(count)]
+        return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
+
+    def _place(self, points: list[Point]) -> list[Point]:
+        xy = np.asarray(points) @ self._matrix[:, :2].T + self._matrix[:, 2]
+        # Rounded, so that the last bit of a platform's sine cannot move a pixel.
+        return [tuple(p) for p in np.round(xy, 2).tolist()]
+
+    def _stroke_along(self, placed: list[Point], width: float) -> None:
+        self._canvas.line(placed, fill=self._tones["ink"], width=max(2, round(self._stroke * width)), joint="curve")
+
+
+def draw(stream: str, label: int, index: int) -> Image.Image:
+    """One picture.
+
+    Args:
+        stream: a key of `STREAMS`.
+        label: class, index into `SHAPES`.
+        index: number of the picture within class and stream.
+
+    Returns:
+        RGB image of `IMAGE_SIZE` x `IMAGE_SIZE` pixels.
+    """
+    rng = rng_of(stream, label, index)
+    side = IMAGE_SIZE * _OVERSAMPLE
+    tones = _pick_tones(rng)
+    image = _background(rng, tones["ground"], side)
+    canvas = ImageDraw.Draw(image)
+    _clutter(rng, canvas, tones["ground"], side)
+    pen = Pen(canvas, _pick_pose(rng, side), tones, stroke=side * rng.uniform(0.02, 0.035))
+    shape = list(SHAPES.values())[label]
+    shape(pen)
+    if rng.random() < 0.3:
+        _scratch(rng, canvas, side)
+    return _noisy(rng, image.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BOX))
+
+
+def _pick_pose(rng: np.random.Generator, side: int) -> np.ndarray:
+    """Rotation to 20 degrees, size 55 to 85 % of the picture, mirror, slight aspect change, anywhere inside."""
+    angle = math.radians(rng.uniform(-20, 20))
+    half = side * rng.uniform(0.55, 0.85) / 2
+    mirror = -1.0 if rng.random() < 0.5 else 1.0
+    aspect = rng.uniform(0.88, 1.12)
+    cos, sin = math.cos(angle), math.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ np.diag([mirror * half * aspect, half / aspect])
+    slack = (side / 2 - half) * 0.9
+    centre = side / 2 + rng.uniform(-slack, slack, size=2)
+    return np.column_stack([linear, centre])
+
+
+def _pick_tones(rng: np.random.Generator) -> dict[str, Colour]:
+    ground = _pick_colour(rng, [], 0)
+    body = _pick_colour(rng, [ground], 60)
+    accent = _pick_colour(rng, [body], 45)
+    ink = _pick_colour(rng, [body, ground], 75)
+    return {"ground": ground, "body": body, "accent": accent, "ink": ink}
+
+
+def _pick_colour(rng: np.random.Generator, apart_from: list[Colour], distance: float) -> Colour:
+    """A random colour whose brightness differs by at least ``distance`` from the given ones (best of 24 tries)."""
+    tries = rng.integers(0, 256, size=(24, 3))
+    if not apart_from:
+        return tuple(tries[0].tolist())
+    gaps = np.abs((tries @ _LUMA)[:, None] - (np.array(apart_from) @ _LUMA)[None]).min(axis=1)
+    good = np.flatnonzero(gaps >= distance)
+    return tuple(tries[good[0] if len(good) else gaps.argmax()].tolist())
+
+
+def _background(rng: np.random.Generator, ground: Colour, side: int) -> Image.Image:
+    """The ground colour with a soft gradient in a random direction."""
+    angle = rng.uniform(0, math.tau)
+    axis = np.linspace(-1, 1, side)
+    ramp = (math.cos(angle) * axis[None] + math.sin(angle) * axis[:, None]) * rng.uniform(0, 35)
+    pixels = np.array(ground)[None, None] + ramp[..., None] * rng.uniform(0.4, 1.0, size=3)
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+
+
+def _clutter(rng: np.random.Generator, canvas: ImageDraw.ImageDraw, ground: Colour, side: int) -> None:
+    """Faint strokes and patches behind the glyph."""
+    for _ in range(int(rng.integers(3, 8))):
+        shade = np.clip(np.array(ground) + rng.uniform(-45, 45, size=3), 0, 255).astype(int)
+        colour = tuple(shade.tolist())
+        x, y, u, v = (rng.random(4) * side).round(2).tolist()
+        if rng.random() < 0.5:
+            canvas.line([(x, y), (u, v)], fill=colour, width=int(rng.integers(2, 9)))
+        else:
+            radius = rng.uniform(0.03, 0.12) * side
+            canvas.ellipse([x - radius, y - radius, x + radius, y + radius], fill=colour)
+
+
+def _scratch(rng: np.random.Generator, canvas: ImageDraw.ImageDraw, side: int) -> None:
+    """A thin line across the glyph."""
+    x, y, u, v = (rng.random(4) * side).round(2).tolist()
+    canvas.line([(x, y), (u, v)], fill=tuple(rng.integers(0, 256, size=3).tolist()), width=3)
+
+
+def _noisy(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    """Brightness, contrast and grain of a cheap camera."""
+    pixels = np.asarray(image, dtype=np.float64)
+    contrast, shift, grain = rng.uniform(0.75, 1.1), rng.uniform(-20, 20), rng.uniform(4, 28)
+    pixels = (pixels - 128) * contrast + 128 + shift + rng.uniform(-grain, grain, size=pixels.shape)
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
