@@ -1,0 +1,228 @@
+"""What the data sets of CoOp share: finding the files, the split, the few shots, base and new classes.
+
+A data-set file says only what differs: its folder, its split file, its class names. See ``caltech101.py`` for the
+shortest and ``stanford_cars.py`` for one that reads annotation files.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from collections import Counter
+from collections.abc import Mapping
+
+from dassl.data.datasets import DatasetBase
+
+from . import splits
+from .files import DataNotFoundError
+from .shot_cache import match_sample, read_pickle, write_pickle
+from .splits import Items
+
+# A split that has to be made is the same for every run: whatever SEED says, and whether or not it could be saved.
+SPLIT_SEED = 1
+# CoOp's number of validation images per class never exceeds this.
+MAX_VAL_SHOTS = 4
+
+
+class FewShotDataset(DatasetBase):
+    """A data set in CoOp's layout: ``train_x`` (few-shot if asked), ``val``, ``test``, all or half of the classes.
+
+    Reads ``DATASET.ROOT``, ``DATASET.NUM_SHOTS``, ``DATASET.SUBSAMPLE_CLASSES`` and ``SEED``. Shots are drawn with
+    Dassl's ``generate_fewshot_dataset`` from the global ``random``, train first, then ``min(NUM_SHOTS, 4)`` of each
+    class for val; the draw is kept in ``split_fewshot/``, with all classes, as CoOp keeps it.
+
+    Attributes:
+        dataset_dir: folder under the root; absolute once an instance is made.
+        image_folder: folder of the images inside it, "" for itself.
+        split_file: CoOp's split file inside it, "" where official lists are read every time.
+        ignored_folders: folders that are no class, for sets read from folders.
+        new_cnames: folder -> class name where they differ, for sets read from folders.
+        val_is_test: whether the test images serve as validation images too (ImageNet).
+    """
+
+    dataset_dir: str = ""
+    image_folder: str = ""
+    split_file: str = ""
+    ignored_folders: tuple[str, ...] = ()
+    new_cnames: Mapping[str, str] = {}
+    val_is_test: bool = False
+
+    # CoOp's other code calls these on its classes, e.g. OxfordPets.subsample_classes(...).
+    read_split = staticmethod(splits.read_split)
+    save_split = staticmethod(splits.save_split)
+    split_trainval = staticmethod(splits.split_trainval)
+    read_and_split_data = staticmethod(splits.read_and_split_data)
+    subsample_classes = staticmethod(splits.subsample_classes)
+
+    def __init__(self, cfg) -> None:
+        self.locate(cfg.DATASET.ROOT)
+        parts = self.load_splits()
+        if cfg.DATASET.NUM_SHOTS >= 1:
+            parts.update(self.few_shot(parts, cfg.DATASET.NUM_SHOTS, cfg.SEED))
+        if self.val_is_test:
+            train, test = self.subsample_classes(parts["train"], parts["test"], subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+            val = test
+        else:
+            train, val, test = self.subsample_classes(
+                *(parts[part] for part in splits.SPLITS), subsample=cfg.DATASET.SUBSAMPLE_CLASSES
+            )
+        super().__init__(train_x=train, val=val, test=test)
+
+    # Files
+
+    def locate(self, root: str) -> None:
+        """Set the absolute paths under the data root.
+
+        Raises:
+            DataNotFoundError: the data set's folder is missing.
+        """
+        folder = type(self).dataset_dir
+        root = os.path.abspath(os.path.expanduser(root))
+        self.dataset_dir = os.path.join(root, folder)
+        self.image_dir = self.path(self.image_folder) if self.image_folder else self.dataset_dir
+        self.split_path = self.path(self.split_file) if self.split_file else ""
+        self.split_fewshot_dir = self.path("split_fewshot")
+        if not os.path.isdir(self.dataset_dir):
+            hint = f"; --root must be the folder above {folder}/" if os.path.basename(root) == folder else ""
+            raise DataNotFoundError(f"no folder {self.dataset_dir}{hint}; {self.where()}")
+
+    def path(self, *parts: str) -> str:
+        """Join names to the data set's folder."""
+        return os.path.join(self.dataset_dir, *parts)
+
+    def need(self, path: str) -> str:
+        """Return ``path`` if it exists.
+
+        Raises:
+            DataNotFoundError: it does not.
+        """
+        if not os.path.exists(path):
+            raise DataNotFoundError(f"no {path}; {self.where()}")
+        return path
+
+    def read_lines(self, *parts: str) -> list[str]:
+        """Non-empty lines of a text file of the data set, stripped."""
+        with open(self.need(self.path(*parts)), encoding="utf-8") as file:
+            return [line.strip() for line in file if line.strip()]
+
+    @classmethod
+    def where(cls) -> str:
+        """The end of every error about missing files."""
+        return f"docs/DATASETS.md, section {cls.__name__}, says where it comes from"
+
+    # Splits
+
+    def read_data(self) -> tuple[Items, Items, Items]:
+        """Make ``train, val, test`` from the original files, for when there is no split file.
+
+        This one splits folders 50/20/30; sets with annotation files override it.
+        """
+        return splits.read_and_split_data(
+            self.need(self.image_dir),
+            ignored=self.ignored_folders,
+            new_cnames=self.new_cnames,
+            rng=random.Random(SPLIT_SEED),
+        )
+
+    def list_splits(self) -> dict[str, Items]:
+        """Read the split file, or the original files where it is missing; images are not looked at."""
+        if self.split_path and os.path.exists(self.split_path):
+            print(f"Reading split from {self.split_path}")
+            lists = splits.load_split(self.split_path, self.image_dir)
+        else:
+            lists = self.read_data()
+        return dict(zip(splits.SPLITS, lists, strict=True))
+
+    def load_splits(self) -> dict[str, Items]:
+        """Like :meth:`list_splits`, but check that every image exists and save a split that had to be made.
+
+        Raises:
+            DataNotFoundError: files are missing.
+        """
+        is_made = bool(self.split_path) and not os.path.exists(self.split_path)
+        parts = self.list_splits()
+        splits.check_images([item for items in parts.values() for item in items], self.image_dir, self.where())
+        if is_made:
+            self._save_made_split(parts)
+        return parts
+
+    def _save_made_split(self, parts: Mapping[str, Items]) -> None:
+        print(
+            f"No published split file {self.split_file}: a split was made from the files. Results on it are not "
+            f"comparable with published ones; {self.where()}"
+        )
+        try:
+            self.save_split(*(parts[part] for part in splits.SPLITS), self.split_path, self.image_dir)
+        except OSError as error:
+            print(f"Cannot write {self.split_path} ({error.strerror}); the same split is made again next time")
+
+    # Shots
+
+    def few_shot(self, parts: Mapping[str, Items], num_shots: int, seed: int) -> dict[str, Items]:
+        """Draw ``num_shots`` training and ``min(num_shots, 4)`` validation images per class, or read that draw.
+
+        Args:
+            parts: full lists; only those to be drawn from are read.
+            num_shots: images per class; a smaller class is taken whole.
+            seed: part of the cache's name only; the draw continues the global ``random``.
+        """
+        shots = {"train": num_shots} if self.val_is_test else {"train": num_shots, "val": min(num_shots, MAX_VAL_SHOTS)}
+        sources = {part: parts[part] for part in shots}
+        path = os.path.join(self.split_fewshot_dir, f"shot_{num_shots}-seed_{seed}.pkl")
+
+        sample = self._cached_sample(path, sources, shots)
+        if sample is None:
+            sample = {
+                part: self.generate_fewshot_dataset(items, num_shots=shots[part]) for part, items in sources.items()
+            }
+            print(f"Saving preprocessed few-shot data to {path}")
+            write_pickle(path, sample)
+        _count_small_classes(parts["train"], num_shots)
+        return sample
+
+    def _cached_sample(
+        self, path: str, sources: Mapping[str, Items], shots: Mapping[str, int]
+    ) -> dict[str, Items] | None:
+        if not os.path.exists(path):
+            return None
+        print(f"Loading preprocessed few-shot data from {path}")
+        try:
+            sample = match_sample(read_pickle(path), sources, shots, self.dataset_dir)
+        except pickle.UnpicklingError as error:
+            sample = str(error)
+        if isinstance(sample, str):
+            print(f"Not using it, sampling again: {sample}")
+            return None
+        return sample
+
+
+def _count_small_classes(train: Items, num_shots: int) -> None:
+    sizes = Counter(item.label for item in train)
+    num_small = sum(size < num_shots for size in sizes.values())
+    if num_small:
+        print(f"{num_small} of {len(sizes)} classes have fewer than {num_shots} training images and are taken whole")
+
+
+def describe_sample(dataset: DatasetBase, root: str) -> dict[str, dict[str, list[str]]]:
+    """List a data set's training and validation images in readable form, to be stored beside a run's results.
+
+    Meant for few-shot runs (it is as long as the lists are). Validation images that are the test images are left out.
+
+    Args:
+        dataset: any Dassl data set.
+        root: the data root, ``cfg.DATASET.ROOT``.
+
+    Returns:
+        ``{"train": {class name: [paths relative to root, ...]}, "val": {...}}``, in the order drawn.
+    """
+    root = os.path.abspath(os.path.expanduser(root))
+    parts = {"train": dataset.train_x}
+    if dataset.val and dataset.val is not dataset.test:
+        parts["val"] = dataset.val
+    described: dict[str, dict[str, list[str]]] = {}
+    for part, items in parts.items():
+        by_class = described[part] = {}
+        for item in items:
+            by_class.setdefault(item.classname, []).append(os.path.relpath(item.impath, root).replace(os.sep, "/"))
+    return described
