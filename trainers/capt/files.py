@@ -1,0 +1,133 @@
+"""Files that are either there whole or not at all, and safe reading of the family's checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+__all__ = ["checkpoint_file", "read_checkpoint", "write_atomically", "write_json"]
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
+    """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; results are meant to be read by others
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """``value`` as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -> str:
+    """The file that a Dassl trainer wrote for ``model_name``: of ``epoch``, or the one its pointer file names last.
+
+    Raises:
+        FileNotFoundError: names the path that was tried.
+    """
+    folder = Path(directory) / model_name
+    if epoch:
+        path = folder / f"model.pth.tar-{epoch}"
+    elif (folder / "checkpoint").is_file():
+        path = folder / (folder / "checkpoint").read_text(encoding="utf-8").splitlines()[0].strip()
+    else:
+        path = folder / "model-best.pth.tar"
+    if not path.is_file():
+        there = sorted(p.name for p in folder.glob("model*.pth.tar*")) if folder.is_dir() else []
+        hint = f"the folder holds {there}" if there else "no checkpoint is there; train first, or give the run's own folder"
+        raise FileNotFoundError(f'No model at "{path}"; {hint}')
+    return str(path)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A Dassl checkpoint, read without running any code that the file may hold.
+
+    Files of upstream Dassl pickle a scheduler object, which ``weights_only=True`` refuses. Such files are read with
+    an unpickler that admits tensors and plain containers, and puts an inert object in the place of everything else.
+
+    Raises:
+        ValueError: the file is damaged or holds no ``state_dict``.
+    """
+    try:
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_inert_pickle())
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'"{path}" cannot be read as a checkpoint ({first_line}); is the file complete?') from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(f'"{path}" is no Dassl checkpoint: it holds no state_dict')
+    return checkpoint
+
+
+class _Inert:
+    """Stands where a checkpoint holds an object that is not needed, and swallows its state."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        pass
+
+    def extend(self, values: Any) -> None:
+        pass
+
+    def add(self, value: Any) -> None:
+        pass
+
+
+_ADMITTED = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch", "Size"),
+    ("torch.serialization", "_get_layout"),
+}
+
+
+def _inert_pickle() -> ModuleType:
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            is_storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+            if (module, name) in _ADMITTED or is_storage:
+                return super().find_class(module, name)
+            return _Inert
+
+    inert = ModuleType("inert_pickle")
+    inert.Unpickler = Unpickler
+    inert.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
+    return inert

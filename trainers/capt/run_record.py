@@ -1,0 +1,212 @@
+"""What a run leaves behind beside its log: ``results.json``, ``predictions.npz`` and ``sample.json``.
+
+Dassl prints one decimal; tables, paired tests and confusion reports need the figures themselves, the images behind
+them and the protocol they were made under. A trainer gets all three by mixing in :class:`RunRecordMixin`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .confusion_metrics import accuracies, confusion_report
+from .files import write_atomically, write_json
+
+__all__ = ["RunRecordMixin", "code_commit"]
+
+FORMAT = 1
+
+
+class RunRecordMixin:
+    """Mix in before Dassl's ``TrainerX``; ``test`` prints what Dassl prints and writes the record besides."""
+
+    transductive = False  # whether unlabelled images of the test classes are trained on
+    base_learner: str | None = None  # what the method stands on, if on another learner
+    loaded_epoch: int | None = None  # set by load_model
+
+    def inference(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits ``(B, C)``, and those of the base model on the same images where there is one."""
+        return self.model_inference(input), None
+
+    def before_train(self) -> None:
+        """Dassl's hook; also writes down which images the run may see."""
+        super().before_train()
+        write_json(Path(self.output_dir) / "sample.json", self._sample())
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluate on ``split`` (default ``TEST.SPLIT``) as Dassl does; only the default call leaves a record.
+
+        Model selection calls ``test(split="val")`` after every epoch, which must not overwrite the final figures.
+        """
+        is_final = split is None
+        split = split or self.cfg.TEST.SPLIT
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        if split == "val" and self.val_loader is not None:
+            data_loader = self.val_loader
+        else:
+            split, data_loader = "test", self.test_loader
+        print(f"Evaluate on the *{split}* set")
+
+        start = time.time()
+        labels, probs, base_probs, paths = [], [], [], []
+        for batch in tqdm(data_loader, disable=not sys.stderr.isatty()):
+            input, label = self.parse_batch_test(batch)
+            logits, base_logits = self.inference(input)
+            self.evaluator.process(logits, label)
+            labels.append(label.cpu())
+            probs.append(logits.float().softmax(dim=-1).cpu())
+            if base_logits is not None:
+                base_probs.append(base_logits.float().softmax(dim=-1).cpu())
+            paths.extend(batch["impath"])
+        seconds = time.time() - start
+
+        results = self.evaluator.evaluate()
+        for key, value in results.items():
+            self.write_scalar(f"{split}/{key}", value, self.epoch)
+        if is_final and self.output_dir:
+            predictions = {"labels": torch.cat(labels).numpy(), "probs": torch.cat(probs).numpy(), "impaths": paths}
+            if base_probs:
+                predictions["base_probs"] = torch.cat(base_probs).numpy()
+            self._write_record(split, predictions, seconds, results)
+        return next(iter(results.values()))
+
+    def _write_record(self, split: str, predictions: dict[str, Any], seconds: float, results: dict) -> None:
+        labels, predicted = predictions["labels"], predictions["probs"].argmax(axis=1)
+        plain, per_class = accuracies(labels, predicted)
+        confusion = None
+        if "base_probs" in predictions:
+            base = predictions["base_probs"].argmax(axis=1)
+            report = confusion_report(labels, base, predicted, predictions["probs"].shape[1])
+            confusion = report.to_dict()
+            base_plain, base_per_class = accuracies(labels, base)
+            confusion |= {"base_accuracy": base_plain, "base_mean_per_class_accuracy": base_per_class}
+        cfg = self.cfg
+        root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        trainer_node = cfg.TRAINER.get(self._node_name(), {})
+        record = {
+            "format": FORMAT,
+            "commit": code_commit(),
+            "trainer": cfg.TRAINER.NAME,
+            "base": self.base_learner,
+            "dataset": cfg.DATASET.NAME,
+            "split": split,
+            "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
+            "shots": cfg.DATASET.NUM_SHOTS,
+            "seed": cfg.SEED,
+            "backbone": cfg.MODEL.BACKBONE.NAME,
+            "input_size": list(cfg.INPUT.SIZE),
+            "prec": trainer_node.get("PREC", None),
+            "protocol": self._protocol(),
+            "transductive": self.transductive,
+            "selection": cfg.TEST.FINAL_MODEL,
+            "epoch": self.loaded_epoch if self.loaded_epoch is not None else self.max_epoch,
+            "classnames": list(self.dm.dataset.classnames),
+            "num_classes": self.num_classes,
+            "num_train": len(self.dm.dataset.train_x),
+            "num_test": len(labels),
+            "accuracy": plain,
+            "mean_per_class_accuracy": per_class,
+            "macro_f1": results.get("macro_f1"),
+            "confusion": confusion,
+            "seconds": {"train": self._train_seconds(), "test": seconds},
+            "images_per_second_test": len(labels) / max(seconds, 1e-9),
+            "device": _device_name(self.device),
+            "peak_memory_mb": _peak_memory_mb(self.device),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "config": _plain(cfg),
+        }
+        out = Path(self.output_dir)
+        arrays = {
+            "labels": labels,
+            "predictions": predicted,
+            "probs": predictions["probs"],
+            "impaths": np.array([_relative(p, root) for p in predictions["impaths"]]),
+        }
+        if "base_probs" in predictions:
+            arrays["base_probs"] = predictions["base_probs"]
+            arrays["base_predictions"] = predictions["base_probs"].argmax(axis=1)
+        write_atomically(out / "predictions.npz", lambda temporary: _save_npz(temporary, arrays))
+        write_json(out / "results.json", record)  # last, so that its presence means the run is complete
+
+    def _node_name(self) -> str:
+        return self.cfg.TRAINER.NAME.upper()
+
+    def _protocol(self) -> str:
+        shots = self.cfg.DATASET.NUM_SHOTS
+        subsample = self.cfg.DATASET.get("SUBSAMPLE_CLASSES", "all")
+        return f"{shots if shots > 0 else 'all'} shots, {subsample} classes"
+
+    def _train_seconds(self) -> float | None:
+        start = getattr(self, "time_start", None)
+        return None if start is None else time.time() - start
+
+    def _sample(self) -> dict[str, Any]:
+        root = os.path.abspath(os.path.expanduser(self.cfg.DATASET.ROOT))
+        sample: dict[str, Any] = {"seed": self.cfg.SEED, "shots": self.cfg.DATASET.NUM_SHOTS}
+        for split in ("train_x", "val"):
+            by_class: dict[str, list[str]] = {}
+            for item in getattr(self.dm.dataset, split) or []:
+                by_class.setdefault(item.classname, []).append(_relative(item.impath, root))
+            sample[split] = by_class
+        return sample
+
+
+def code_commit() -> str | None:
+    """Commit of the repository that this file lies in, with ``-dirty`` for uncommitted changes; None outside of git."""
+    folder = Path(__file__).resolve().parent
+    try:
+        commit = subprocess.run(
+            ["git", "-C", folder, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "-C", folder, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("-dirty" if status else "")
+
+
+def _relative(path: str, root: str) -> str:
+    path = os.path.abspath(path)
+    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+
+
+def _save_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
+    with open(path, "wb") as file:  # a file object keeps numpy from appending a second suffix
+        np.savez_compressed(file, **arrays)
+
+
+def _plain(node: Any) -> Any:
+    """A yacs node as plain dicts, lists and scalars."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    return [_plain(v) for v in node] if isinstance(node, tuple | list) else node
+
+
+def _device_name(device: torch.device) -> str:
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+
+
+def _peak_memory_mb(device: torch.device) -> float:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes / (2**20 if sys.platform == "darwin" else 2**10)
