@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .context_prompts import ContextTexts
+from .context import class_tokens, place_context, plain_name
 from .files import checkpoint_file, read_checkpoint
 from .prompted_clip import ImageFeatures, PromptedCLIP
 
@@ -44,8 +44,8 @@ class BaseSpec:
 class BaseModel(nn.Module):
     """Frozen CLIP with whatever prompts a base learner tuned.
 
-    Subclasses may override :meth:`encode_image` (visual prompts), :meth:`_text_features` (text prompts), :meth:`project`
-    (a projection behind CLIP's own) and :meth:`text_features_for` (texts that depend on the image).
+    Subclasses override :meth:`_text_features` (text prompts) and may override :meth:`encode_image` (visual prompts),
+    :meth:`project` (a projection behind CLIP's own) and :meth:`text_features_for` (texts that depend on the image).
     """
 
     def __init__(self, prompted: PromptedCLIP):
@@ -126,7 +126,7 @@ class ZeroshotCLIP(BaseModel):
         self.template = template
 
     def _text_features(self, classnames: list[str]) -> Tensor:
-        return self.prompted.text_features([self.template.format(name.replace("_", " ")) for name in classnames])
+        return self.prompted.text_features([self.template.format(plain_name(name)) for name in classnames])
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"template": torch.tensor([ord(letter) for letter in self.template])}
@@ -141,8 +141,11 @@ class CoOp(BaseModel):
         self.register_buffer("context", context.float(), persistent=False)  # (n, Dt)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
-        texts = ContextTexts(self.prompted, classnames, len(self.context), self.class_token_position)
-        return self.prompted.encode_text(texts(self.context), texts.eot)
+        num_context = len(self.context)
+        words = " ".join(["X"] * num_context)  # what stands there does not matter, only how many tokens
+        tokens = class_tokens(self.prompted, classnames, words, num_context, self.class_token_position)
+        prompts = place_context(self.context, tokens.prefix, tokens.suffix, tokens.order)
+        return self.prompted.encode_text(prompts, tokens.eot)
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"context": self.context, "position": torch.tensor([ord(c) for c in self.class_token_position])}
@@ -197,7 +200,7 @@ def _learner_state(spec: BaseSpec, model_name: str) -> tuple[str, dict[str, Tens
 
 def _entry(state: dict[str, Tensor], key: str, path: str) -> Tensor:
     if key not in state:
-        raise ValueError(f'"{path}" holds no "{key}" (it holds {sorted(state)[:6]}); is it a checkpoint of this base learner?')
+        raise ValueError(f'"{path}" holds no "{key}" but {sorted(state)[:6]}; is it a checkpoint of this base learner?')
     return state[key].float()
 
 

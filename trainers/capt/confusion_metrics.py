@@ -84,7 +84,7 @@ def confusion_report(
     """
     labels, base, new = (np.asarray(a, dtype=np.int64) for a in (labels, base_predictions, predictions))
     if not labels.shape == base.shape == new.shape:
-        raise ValueError(f"labels and predictions must be of equal length, got {labels.shape}, {base.shape}, {new.shape}")
+        raise ValueError(f"labels and predictions differ in length: {labels.shape}, {base.shape}, {new.shape}")
     if min_errors < 1:
         raise ValueError(f"min_errors must be at least 1, got {min_errors}")
     pairs = confusable_pairs(confusion_matrix(labels, base, num_classes), min_errors)

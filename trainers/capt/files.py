@@ -56,7 +56,9 @@ def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -
         path = folder / "model-best.pth.tar"
     if not path.is_file():
         there = sorted(p.name for p in folder.glob("model*.pth.tar*")) if folder.is_dir() else []
-        hint = f"the folder holds {there}" if there else "no checkpoint is there; train first, or give the run's own folder"
+        hint = (
+            f"the folder holds {there}" if there else "it holds no checkpoint; train first, or give the folder of a run"
+        )
         raise FileNotFoundError(f'No model at "{path}"; {hint}')
     return str(path)
 

@@ -2,8 +2,8 @@
 
 Every repository of the CoOp family forks ``clip/model.py`` to push prompts into its blocks. Here the stock modules are
 walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments.
-Only the prompts' semantics come from the family: text prompts stand in the embeddings and, at deeper layers, replace the
-tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP).
+Only the prompts' semantics come from the family: text prompts stand in the embeddings and, at deeper layers, replace
+the tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP).
 
 Shapes: B batch, C texts, L context length, N patches, D joint width, Dv visual width, Dt text width, n prompt length.
 """
@@ -65,7 +65,7 @@ def load_clip(name: str) -> nn.Module:
     state_dict = _read_state_dict(_weights_path(name))
     if "text_projection" not in state_dict or not any(k.startswith("visual.") for k in state_dict):
         raise ValueError(
-            f'"{name}" holds no CLIP in OpenAI\'s layout (no text_projection / visual.* among its {len(state_dict)} keys); '
+            f'"{name}" holds no CLIP in OpenAI\'s layout (no text_projection or visual.* in {len(state_dict)} keys); '
             f"give one of {sorted(stock_clip.model_urls())} or a file converted to that layout"
         )
     try:
@@ -124,7 +124,7 @@ def _is_torchscript(path: str) -> bool:
 
 
 def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
-    """Token ids ``(C, L)`` int64; a text that is too long is cut behind its last token that fits, and counted in the log."""
+    """Token ids ``(C, L)`` int64; too long a text is cut behind its last token that fits, and counted in the log."""
     encode, vocabulary = stock_clip.tokenizer.encode, stock_clip.tokenizer.encoder
     start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     ids = torch.zeros(len(texts), context_length, dtype=torch.long)
@@ -135,7 +135,7 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
         tokens = [start, *tokens[: context_length - 2], end]
         ids[row, : len(tokens)] = torch.tensor(tokens)
     if num_cut:
-        logger.warning("%d of %d texts were longer than %d tokens and have been cut", num_cut, len(texts), context_length)
+        logger.warning("%d of %d texts were cut to the context of %d tokens", num_cut, len(texts), context_length)
     return ids
 
 
@@ -165,7 +165,7 @@ def encode_text_with(
     eot: Tensor,
     deep_prompts: Tensor | None = None,
 ) -> Tensor:
-    """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at positions ``eot`` ``(C,)``."""
+    """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at ``eot`` ``(C,)``."""
     x = embeddings + positional_embedding.to(embeddings.dtype)
     x = _run_blocks(transformer, x.transpose(0, 1), deep_prompts, first=1).transpose(0, 1)
     x = ln_final(x).to(embeddings.dtype)
@@ -186,7 +186,7 @@ def encode_image_with(
     """
     if not hasattr(visual, "transformer"):  # a ResNet has no tokens to prompt
         if prompts is not None:
-            raise ValueError("visual prompts need a ViT backbone; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
+            raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
         return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
     num_patches = x.shape[1]

@@ -1,8 +1,8 @@
 """The one place that imports the ``clip`` package: OpenAI's, a vendored folder, or a fork of it.
 
-The distributions of OpenAI CLIP on the package index start with ``from pkg_resources import packaging``, a module that
-current setuptools no longer ships. They need nothing of it but ``packaging``, so a stand-in with that one name is put in
-place for the time of the import and removed again.
+The distributions of OpenAI CLIP on the package index start with ``from pkg_resources import packaging``, a module
+that current setuptools no longer ships. They need nothing of it but ``packaging``, so a stand-in with that one name is
+put in place for the time of the import and removed again.
 """
 
 from __future__ import annotations
