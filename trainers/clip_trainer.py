@@ -1,0 +1,193 @@
+"""What all prompt learners here share: loading CLIP, precision, optimiser, training step, checkpoints.
+
+A trainer says what is learned (:meth:`ClipTrainer.build_custom_clip`) and by which loss
+(:meth:`ClipTrainer.compute_loss`).
+"""
+
+from __future__ import annotations
+
+import torch
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_pretrained_weights
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_clip
+from .checkpoints import checkpoint_path, load_weights
+from .precision import PRECISIONS, autocast_for, cast_clip, grad_scaler_for, usable_precision
+
+__all__ = ["ClipTrainer", "TextEncoder", "clip_logits", "initial_context", "load_clip_for"]
+
+
+def load_clip_for(cfg: CfgNode, precision: str) -> PromptedCLIP:
+    """The configured CLIP on the CPU, frozen, in ``precision``.
+
+    Raises:
+        ValueError: INPUT.SIZE is not the resolution that this CLIP takes.
+    """
+    print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+    clip = PromptedCLIP(load_clip(cfg.MODEL.BACKBONE.NAME))
+    size, given = (clip.input_size, clip.input_size), tuple(cfg.INPUT.SIZE)
+    if given != size:
+        raise ValueError(
+            f"INPUT.SIZE must be {size}, the input of {cfg.MODEL.BACKBONE.NAME}, got {given}; "
+            f'add INPUT.SIZE "{size}" to the command line'
+        )
+    cast_clip(clip.clip, precision)
+    return clip
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text tower behind the token embedding, under the names that checkpoints of this family use."""
+
+    def __init__(self, clip: PromptedCLIP):
+        super().__init__()
+        self.transformer = clip.clip.transformer
+        self.positional_embedding = clip.clip.positional_embedding
+        self.ln_final = clip.clip.ln_final
+        self.text_projection = clip.clip.text_projection
+
+    def forward(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
+        """Features ``(C, D)``, not normalised, of prompts ``(C, L, Dt)`` that end at ``eot`` ``(C,)``."""
+        parts = (self.transformer, self.positional_embedding, self.ln_final, self.text_projection)
+        return encode_text_with(*parts, prompts, eot, deep_prompts)
+
+
+def clip_logits(logit_scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Scaled cosine similarities ``(B, C)``, fp32, of features of any length; ``logit_scale`` is a log."""
+    image_features = F.normalize(image_features.float(), dim=-1)
+    text_features = F.normalize(text_features.float(), dim=-1)
+    return logit_scale.exp() * image_features @ text_features.t()
+
+
+@torch.no_grad()
+def initial_context(clip: PromptedCLIP, words: str, num_tokens: int, shape: tuple[int, ...] = ()) -> tuple[Tensor, str]:
+    """Where learned context tokens start: at the embedding of ``words``, or at random if there are none.
+
+    Args:
+        words: underscores are read as spaces; may be empty.
+        num_tokens: n, how many tokens are learned.
+        shape: leading axes of a random context, e.g. ``(C,)`` for one context a class.
+
+    Returns:
+        The context ``(..., n, Dt)`` in fp32, and the words that stand for it in the prompts.
+
+    Raises:
+        ValueError: ``words`` has fewer than n tokens.
+    """
+    if not words:
+        context = torch.empty(*shape, num_tokens, clip.text_width)
+        return nn.init.normal_(context, std=0.02), " ".join(["X"] * num_tokens)
+    words = words.replace("_", " ")
+    ids = clip.tokenize([words])
+    if num_tokens > int(ids.argmax()) - 1:
+        raise ValueError(f'CTX_INIT "{words}" has {int(ids.argmax()) - 1} tokens, fewer than N_CTX {num_tokens}')
+    return clip.embed(ids)[0, 1 : 1 + num_tokens].float(), words
+
+
+class ClipTrainer(TrainerX):
+    """Life cycle of a prompt learner on a frozen CLIP.
+
+    Attributes:
+        node: name of the method's configuration node, TRAINER.<node>.
+        checkpoint_name: folder of the checkpoints in OUTPUT_DIR, fixed by the family.
+    """
+
+    node: str
+    checkpoint_name: str
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse a precision that does not exist."""
+        precision = cfg.TRAINER[self.node].PREC
+        if precision not in PRECISIONS:
+            raise ValueError(f"TRAINER.{self.node}.PREC must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> nn.Module:
+        """The model to train: maps images ``(B, 3, H, W)`` to logits ``(B, C)``."""
+        raise NotImplementedError
+
+    def saved_part(self, model: nn.Module) -> nn.Module:
+        """The part of the model that is optimised and saved; all of it unless a method says otherwise."""
+        return model
+
+    def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch, and what else to print beside it."""
+        return F.cross_entropy(self.model(images), labels), {}
+
+    def build_model(self) -> None:
+        """Build the model, freeze CLIP, and register what is trained."""
+        cfg = self.cfg
+        self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
+        clip = load_clip_for(cfg, self.precision)
+
+        print("Building custom CLIP")
+        self.model = self.build_custom_clip(clip, self.dm.dataset.classnames)
+        self.model.eval()  # what is not registered keeps this mode, e.g. a ResNet's batch norms
+        part = self.saved_part(self.model)
+        self._print_trained()
+
+        if cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(part, cfg.MODEL.INIT_WEIGHTS)
+
+        self.model.to(self.device)
+        self.optim = build_optimizer(part, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(self.checkpoint_name, part, self.optim, self.sched)
+        self.scaler = grad_scaler_for(self.precision)
+        self.use_all_gpus()
+
+    def use_all_gpus(self) -> None:
+        """Spread a batch over the GPUs if there are several."""
+        num_gpus = torch.cuda.device_count()
+        if self.device.type == "cuda" and num_gpus > 1:
+            print(f"Multiple GPUs detected (n_gpus={num_gpus}), use all of them!")
+            self.model = nn.DataParallel(self.model)
+
+    def _print_trained(self) -> None:
+        print("Turning off gradients in both the image and the text encoder")
+        sizes = {name: p.numel() for name, p in self.model.named_parameters() if p.requires_grad}
+        total = sum(p.numel() for p in self.model.parameters())
+        print(f"Parameters to be updated: {sorted(sizes)}")
+        print(f"# trained params: {sum(sizes.values()):,} of {total:,} ({100 * sum(sizes.values()) / total:.2f}%)")
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
+        """One optimiser step; the rate changes on an epoch's last batch."""
+        images, labels = self.parse_batch_train(batch)
+        with autocast_for(self.precision, self.device):
+            loss, also_printed = self.compute_loss(images, labels)
+        if self.scaler is None:
+            self.model_backward_and_update(loss)
+        else:
+            self.optim.zero_grad()
+            self.scaler.scale(loss).backward()
+            self.scaler.step(self.optim)
+            self.scaler.update()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return {"loss": loss.detach(), **also_printed}
+
+    def parse_batch_train(self, batch: dict) -> tuple[Tensor, Tensor]:
+        """Images and labels of a training batch on the device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load checkpoints of ``directory``, the best ones if no epoch is given; class-name embeddings are not loaded.
+
+        Raises:
+            FileNotFoundError: no such checkpoint.
+            ValueError: the checkpoint does not fit this run.
+        """
+        names = self.get_model_names()
+        if not names:
+            return  # zero-shot: nothing was trained
+        if not directory:
+            raise FileNotFoundError(
+                f'Model not found at "{self.checkpoint_name}/": no folder is given; '
+                f"name the output folder of a {type(self).__name__} run with --model-dir"
+            )
+        for name in names:
+            path = checkpoint_path(directory, name, epoch)
+            self.loaded_epoch = load_weights(self._models[name], path)
+            print(f'Loading weights to {name} from "{path}" (epoch = {self.loaded_epoch})')

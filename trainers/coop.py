@@ -1,0 +1,98 @@
+"""CoOp: learn the context of the prompt ("Learning to Prompt for Vision-Language Models", arXiv 2109.01134)."""
+
+from __future__ import annotations
+
+from dassl.engine import TRAINER_REGISTRY
+from dassl.metrics import compute_accuracy
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from .capt.context_prompts import POSITIONS, ContextTexts, place_context
+from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.run_record import RunRecordMixin
+from .clip_trainer import ClipTrainer, TextEncoder, clip_logits, initial_context
+
+__all__ = ["CoOp", "extend_cfg"]
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add TRAINER.COOP."""
+    cfg.TRAINER.COOP = CfgNode()
+    cfg.TRAINER.COOP.N_CTX = 16  # number of context tokens
+    cfg.TRAINER.COOP.CSC = False  # class-specific context: one a class instead of one for all
+    cfg.TRAINER.COOP.CTX_INIT = ""  # words to start from; their number then replaces N_CTX
+    cfg.TRAINER.COOP.PREC = "fp16"  # fp16, fp32, bf16 or amp
+    cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # of the class name: end, middle or front
+
+
+class PromptLearner(nn.Module):
+    """The context V_1 ... V_n and the fixed tokens around it (Eq. 2 and 3 of the paper)."""
+
+    def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        node = cfg.TRAINER.COOP
+        words = node.CTX_INIT.replace("_", " ")
+        n_ctx = len(words.split(" ")) if words else node.N_CTX
+        per_class = node.CSC and not words  # given words start a context for all classes
+        if not words:
+            print("Initializing class-specific contexts" if per_class else "Initializing a generic context")
+        context, words = initial_context(clip, words, n_ctx, (len(class_names),) if per_class else ())
+        print(f'Initial context: "{words}"')
+        print(f"Number of context words (tokens): {n_ctx}")
+        self.ctx = nn.Parameter(context)  # (n, Dt) or (C, n, Dt)
+
+        texts = ContextTexts(clip, class_names, n_ctx, node.CLASS_TOKEN_POSITION, words)
+        self.register_buffer("token_prefix", texts.prefix)  # saved as in the family, never loaded
+        self.register_buffer("token_suffix", texts.suffix)
+        self.register_buffer("order", texts.order, persistent=False)
+        self.register_buffer("eot", texts.eot, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Prompt embeddings ``(C, L, Dt)``."""
+        return place_context(self.ctx, self.token_prefix, self.token_suffix, self.order)
+
+
+class CustomCLIP(nn.Module):
+    """CLIP with learned prompts."""
+
+    def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        self.prompt_learner = PromptLearner(cfg, class_names, clip)
+        self.image_encoder = clip.clip.visual
+        self.text_encoder = TextEncoder(clip)
+        self.logit_scale = clip.clip.logit_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, C)``."""
+        text_features = self.text_encoder(self.prompt_learner(), self.prompt_learner.eot)
+        return clip_logits(self.logit_scale, encode_image_with(self.image_encoder, images).feature, text_features)
+
+
+@TRAINER_REGISTRY.register()
+class CoOp(RunRecordMixin, ClipTrainer):
+    """Context Optimization."""
+
+    node = "COOP"
+    checkpoint_name = "prompt_learner"
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse unknown precisions and positions."""
+        super().check_cfg(cfg)
+        position = cfg.TRAINER.COOP.CLASS_TOKEN_POSITION
+        if position not in POSITIONS:
+            allowed = ", ".join(POSITIONS)
+            raise ValueError(f"TRAINER.COOP.CLASS_TOKEN_POSITION must be one of {allowed}, got {position!r}")
+
+    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
+        """CLIP with a learned context."""
+        return CustomCLIP(self.cfg, class_names, clip)
+
+    def saved_part(self, model: CustomCLIP) -> PromptLearner:
+        """Only the prompts: the checkpoint is small."""
+        return model.prompt_learner
+
+    def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy, with the batch's accuracy beside it."""
+        logits = self.model(images)
+        return F.cross_entropy(logits, labels), {"acc": compute_accuracy(logits.detach(), labels)[0]}
