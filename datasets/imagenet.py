@@ -31,22 +31,27 @@ class ImageNet(FewShotDataset):
             return {folder: name for folder, _, name in pairs}
 
     def list_splits(self) -> dict[str, Items]:
-        classnames = self.read_classnames(self.need(self.path("classnames.txt")))
+        """List the class folders, whatever ``preprocessed.pkl`` says."""
         folders = self._class_folders()
-        expected = {label: _name(classnames, folder, self) for label, folder in enumerate(folders)}
-        cache = self.path("preprocessed.pkl")
-        lists = self._read_cache(cache, expected)
-        if lists is None:
-            lists = {
-                part: list_class_folders(os.path.join(self.image_dir, folder), folders, expected, self.where())
-                for part, folder in (("train", "train"), ("test", "val"))
-            }
-            write_pickle(cache, lists)
-        return {"train": lists["train"], "val": lists["test"], "test": lists["test"]}
+        names = self._names(folders)
+        train, test = (
+            list_class_folders(os.path.join(self.image_dir, part), folders, names, self.where())
+            for part in ("train", "val")
+        )
+        return {"train": train, "val": test, "test": test}
 
     def load_splits(self) -> dict[str, Items]:
-        """Images were just listed, or their list agrees with the folders: 1.3 million files are not looked at."""
-        return self.list_splits()
+        """Read ``preprocessed.pkl``, or list the folders and write it; 1.3 million files are not looked at singly."""
+        cache = self.path("preprocessed.pkl")
+        lists = self._read_cache(cache)
+        if lists is None:
+            lists = self.list_splits()
+            write_pickle(cache, {"train": lists["train"], "test": lists["test"]})
+        return {"train": lists["train"], "val": lists["test"], "test": lists["test"]}
+
+    def _names(self, folders: list[str]) -> dict[int, str]:
+        classnames = self.read_classnames(self.need(self.path("classnames.txt")))
+        return {label: _name(classnames, folder, self) for label, folder in enumerate(folders)}
 
     def _class_folders(self) -> list[str]:
         """Class folders of train, which val must have too: labels are places in the sorted list."""
@@ -67,7 +72,8 @@ class ImageNet(FewShotDataset):
             )
         return folders
 
-    def _read_cache(self, cache: str, expected: dict[int, str]) -> dict[str, Items] | None:
+    def _read_cache(self, cache: str) -> dict[str, Items] | None:
+        expected = self._names(self._class_folders())
         if not os.path.exists(cache):
             return None
         try:
