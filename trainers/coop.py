@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.context_prompts import POSITIONS, ContextTexts, place_context
+from .capt.context import POSITIONS, class_tokens, place_context
 from .capt.prompted_clip import PromptedCLIP, encode_image_with
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import ClipTrainer, TextEncoder, clip_logits, initial_context
@@ -42,11 +42,11 @@ class PromptLearner(nn.Module):
         print(f"Number of context words (tokens): {n_ctx}")
         self.ctx = nn.Parameter(context)  # (n, Dt) or (C, n, Dt)
 
-        texts = ContextTexts(clip, class_names, n_ctx, node.CLASS_TOKEN_POSITION, words)
-        self.register_buffer("token_prefix", texts.prefix)  # saved as in the family, never loaded
-        self.register_buffer("token_suffix", texts.suffix)
-        self.register_buffer("order", texts.order, persistent=False)
-        self.register_buffer("eot", texts.eot, persistent=False)
+        tokens = class_tokens(clip, class_names, words, n_ctx, node.CLASS_TOKEN_POSITION)
+        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
+        self.register_buffer("token_suffix", tokens.suffix)
+        self.register_buffer("order", tokens.order, persistent=False)
+        self.register_buffer("eot", tokens.eot, persistent=False)
 
     def forward(self) -> Tensor:
         """Prompt embeddings ``(C, L, Dt)``."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from datasets.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 
-from .capt.context_prompts import plain_name
+from .capt.context import plain_name
 from .capt.prompted_clip import PromptedCLIP
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import clip_logits, load_clip_for

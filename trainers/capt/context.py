@@ -1,0 +1,116 @@
+"""Prompts that share learned context tokens: ``[start] context words, class name, "."`` as CoOp assembles them.
+
+Shapes: C classes, L context length, n number of learned tokens, Dt text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import stock_clip
+from .prompted_clip import PromptedCLIP
+
+__all__ = ["ClassTokens", "class_tokens", "name_order", "place_context", "plain_name"]
+
+POSITIONS = ("end", "middle", "front")
+
+
+@dataclass(frozen=True)
+class ClassTokens:
+    """What stays fixed in the prompts of C classes while the context is learned.
+
+    Attributes:
+        prefix: ``(C, 1, Dt)`` embedding of the start token.
+        suffix: ``(C, L-1-n, Dt)`` embeddings of everything behind the context.
+        eot: ``(C,)`` int64 position of the end token.
+        order: ``(C, L)`` int64, see :func:`name_order`; None where the class name stands at the end.
+    """
+
+    prefix: Tensor
+    suffix: Tensor
+    eot: Tensor
+    order: Tensor | None = None
+
+
+def plain_name(class_name: str) -> str:
+    """The class name as a text encoder should read it."""
+    return class_name.replace("_", " ")
+
+
+@torch.no_grad()
+def class_tokens(
+    clip: PromptedCLIP, class_names: Sequence[str], context: str, num_context: int, position: str = "end"
+) -> ClassTokens:
+    """Embed ``"{context} {name}."`` for every class and cut the learned tokens out.
+
+    Args:
+        clip: the model that embeds.
+        class_names: underscores are read as spaces.
+        context: words that stand for the context; its first ``num_context`` tokens are the learned ones, further ones
+            stay (MaPLe learns two of ``a photo of a``).
+        num_context: n.
+        position: where the class name stands: behind the context, in its middle or in front of it.
+
+    Raises:
+        ValueError: ``position`` is none of end, middle, front.
+    """
+    names = [plain_name(name) for name in class_names]
+    ids = clip.tokenize([f"{context} {name}." for name in names])
+    embedding = clip.embed(ids)  # (C, L, Dt)
+    order = None
+    if position != "end":
+        lengths = [len(stock_clip.tokenizer.encode(name)) for name in names]
+        order = name_order(lengths, num_context, clip.context_length, position).to(ids.device)
+    return ClassTokens(embedding[:, :1], embedding[:, 1 + num_context :], ids.argmax(dim=-1), order)
+
+
+def name_order(name_lengths: Sequence[int], num_context: int, context_length: int, position: str) -> Tensor:
+    """Which token of ``[start, context, suffix]`` stands at each place once the class name is moved forward.
+
+    Moving the name permutes the sequence, so one gather does it for all classes.
+
+    Args:
+        name_lengths: tokens of each of the C names.
+        num_context: n.
+        context_length: L.
+        position: ``end``, ``middle`` (behind the first half of the context) or ``front``.
+
+    Returns:
+        ``(C, L)`` int64.
+
+    Raises:
+        ValueError: unknown position.
+    """
+    if position not in POSITIONS:
+        raise ValueError(f"the class name's position must be one of {', '.join(POSITIONS)}, got {position!r}")
+    before = {"end": num_context, "middle": num_context // 2, "front": 0}[position]  # context tokens before the name
+    length = torch.tensor(name_lengths).unsqueeze(1)  # (C, 1)
+    place = torch.arange(context_length).expand(len(name_lengths), -1)  # (C, L)
+    start = 1 + before
+    in_name = (place >= start) & (place < start + length)
+    in_rest = (place >= start + length) & (place < 1 + num_context + length)  # context tokens behind the name
+    return torch.where(in_name, place + num_context - before, torch.where(in_rest, place - length, place))
+
+
+def place_context(context: Tensor, prefix: Tensor, suffix: Tensor, order: Tensor | None = None) -> Tensor:
+    """Prompt embeddings, in the dtype of ``prefix``.
+
+    Args:
+        context: ``(n, Dt)`` for all classes, or ``(C, n, Dt)``; ``(B, 1, n, Dt)`` gives prompts for each of B images.
+        prefix: ``(C, 1, Dt)``.
+        suffix: ``(C, L-1-n, Dt)``.
+        order: ``(C, L)``, see :func:`name_order`.
+
+    Returns:
+        ``(C, L, Dt)``, or ``(B, C, L, Dt)``.
+    """
+    shape = torch.broadcast_shapes(context.shape[:-2], prefix.shape[:-2])  # (C,) or (B, C)
+    parts = [part.to(prefix.dtype).expand(*shape, -1, -1) for part in (prefix, context, suffix)]
+    prompts = torch.cat(parts, dim=-2)
+    if order is None:
+        return prompts
+    return prompts.gather(-2, order.unsqueeze(-1).expand_as(prompts))
