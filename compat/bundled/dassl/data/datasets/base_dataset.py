@@ -1,0 +1,211 @@
+"""One image's record and the base class of data sets.
+
+Few-shot pickles hold ``dassl.data.datasets.base_dataset.Datum`` with the attributes ``_impath, _label, _domain,
+_classname``; the module path and these names are part of that file format.
+"""
+
+import os
+import os.path as osp
+import random
+import tarfile
+import zipfile
+from collections import defaultdict
+
+from ...utils import check_isfile
+
+__all__ = ["DatasetBase", "Datum"]
+
+
+class Datum:
+    """One image: file, label, domain, class name.
+
+    Args:
+        impath: Image file; it must exist.
+        label: Class label.
+        domain: Domain label.
+        classname: Class name.
+
+    Raises:
+        AssertionError: The file does not exist (a warning names it).
+    """
+
+    def __init__(self, impath="", label=0, domain=0, classname=""):
+        assert isinstance(impath, str)
+        assert check_isfile(impath)
+        self._impath = impath
+        self._label = label
+        self._domain = domain
+        self._classname = classname
+
+    @property
+    def impath(self):
+        """Image file."""
+        return self._impath
+
+    @property
+    def label(self):
+        """Class label."""
+        return self._label
+
+    @property
+    def domain(self):
+        """Domain label."""
+        return self._domain
+
+    @property
+    def classname(self):
+        """Class name."""
+        return self._classname
+
+
+class DatasetBase:
+    """Splits of a data set. Labels and class names are those of ``train_x``.
+
+    Args:
+        train_x: Labelled training data, list of ``Datum``.
+        train_u: Unlabelled training data.
+        val: Validation data.
+        test: Test data.
+    """
+
+    dataset_dir = ""  # folder of the data set under DATASET.ROOT
+    domains = []
+
+    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
+        self._num_classes = self.get_num_classes(train_x)
+        self._lab2cname, self._classnames = self.get_lab2cname(train_x)
+
+    @property
+    def train_x(self):
+        """Labelled training data."""
+        return self._train_x
+
+    @property
+    def train_u(self):
+        """Unlabelled training data, or None."""
+        return self._train_u
+
+    @property
+    def val(self):
+        """Validation data, or None."""
+        return self._val
+
+    @property
+    def test(self):
+        """Test data."""
+        return self._test
+
+    @property
+    def lab2cname(self):
+        """Label -> class name."""
+        return self._lab2cname
+
+    @property
+    def classnames(self):
+        """Class names in the order of their labels."""
+        return self._classnames
+
+    @property
+    def num_classes(self):
+        """Largest label plus one."""
+        return self._num_classes
+
+    @staticmethod
+    def get_num_classes(data_source):
+        """Return the largest label plus one."""
+        return max(item.label for item in data_source) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source):
+        """Return ``({label: class name}, [class names in the order of the labels])``."""
+        by_label = {item.label: item.classname for item in data_source}
+        mapping = {label: by_label[label] for label in sorted(by_label)}
+        return mapping, list(mapping.values())
+
+    def check_input_domains(self, source_domains, target_domains):
+        """Check the domains of a run: some of each, all known."""
+        assert len(source_domains) > 0, "source_domains (list) is empty"
+        assert len(target_domains) > 0, "target_domains (list) is empty"
+        self.is_input_domain_valid(source_domains)
+        self.is_input_domain_valid(target_domains)
+
+    def is_input_domain_valid(self, input_domains):
+        """Raise a ValueError for a domain the data set does not have."""
+        for domain in input_domains:
+            if domain not in self.domains:
+                raise ValueError(f"Input domain must belong to {self.domains}, but got [{domain}]")
+
+    def download_data(self, url, dst, from_gdrive=True):
+        """Download an archive from Google Drive and unpack it beside itself.
+
+        Args:
+            url: Address.
+            dst: Archive file to write (.zip, .tar or .tar.gz).
+            from_gdrive: Other sources are not supported.
+        """
+        if not from_gdrive:
+            raise NotImplementedError("only downloads from Google Drive are supported; download the file by hand")
+        try:
+            import gdown
+        except ImportError:
+            raise ImportError("downloading from Google Drive needs gdown: pip install gdown") from None
+        folder = osp.dirname(dst)
+        os.makedirs(folder, exist_ok=True)
+        gdown.download(url, dst, quiet=False)
+        print("Extracting file ...")
+        if dst.endswith(".zip"):
+            with zipfile.ZipFile(dst) as archive:
+                archive.extractall(folder)
+        else:
+            with tarfile.open(dst) as archive:
+                # Refuses members that would be written outside the folder.
+                archive.extractall(folder, filter="data")
+        print(f"File extracted to {folder}")
+
+    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
+        """Draw ``num_shots`` items per class from each source.
+
+        The draws come from the global ``random`` in a fixed sequence: sources in order, labels in order of first
+        appearance, one ``random.sample`` per label; a label with too few items costs no draw.
+
+        Args:
+            *data_sources: Lists of ``Datum``.
+            num_shots: Below 1 the sources are returned as they are.
+            repeat: Top up small classes by drawing with replacement; otherwise all their items are taken.
+
+        Returns:
+            A list for one source, a list of lists for several (the tuple of sources when ``num_shots`` is below 1).
+        """
+        if num_shots < 1:
+            return data_sources[0] if len(data_sources) == 1 else data_sources
+        print(f"Creating a {num_shots}-shot dataset")
+        output = [self._draw_shots(source, num_shots, repeat) for source in data_sources]
+        return output[0] if len(output) == 1 else output
+
+    def _draw_shots(self, data_source, num_shots, repeat):
+        drawn = []
+        for items in self.split_dataset_by_label(data_source).values():
+            if len(items) >= num_shots:
+                items = random.sample(items, num_shots)
+            elif repeat:
+                items = random.choices(items, k=num_shots)
+            drawn.extend(items)
+        return drawn
+
+    def split_dataset_by_label(self, data_source):
+        """Return label -> items, labels in order of first appearance, items in their order."""
+        groups = defaultdict(list)
+        for item in data_source:
+            groups[item.label].append(item)
+        return groups
+
+    def split_dataset_by_domain(self, data_source):
+        """Return domain -> items, domains in order of first appearance, items in their order."""
+        groups = defaultdict(list)
+        for item in data_source:
+            groups[item.domain].append(item)
+        return groups

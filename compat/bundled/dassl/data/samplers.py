@@ -1,0 +1,157 @@
+"""Orders in which a loader visits its data."""
+
+import copy
+import random
+from collections import defaultdict
+
+import numpy as np
+from torch.utils.data.sampler import RandomSampler, Sampler, SequentialSampler
+
+__all__ = ["RandomClassSampler", "RandomDomainSampler", "SeqDomainSampler", "build_sampler"]
+
+
+def _indices_by(data_source, attribute):
+    groups = defaultdict(list)
+    for index, item in enumerate(data_source):
+        groups[getattr(item, attribute)].append(index)
+    return groups
+
+
+class _DomainSampler(Sampler):
+    """Batches made of equal parts of several domains, until one of them has too few images left."""
+
+    def __init__(self, data_source, batch_size, n_domain):
+        self.data_source = data_source
+        self.domain_dict = _indices_by(data_source, "domain")
+        self.domains = sorted(self.domain_dict)
+        self.n_domain = len(self.domains) if n_domain is None or n_domain <= 0 else n_domain
+        assert batch_size % self.n_domain == 0, (
+            f"batch size {batch_size} must be a multiple of the number of domains {self.n_domain}"
+        )
+        self.batch_size = batch_size
+        self.n_img_per_domain = batch_size // self.n_domain
+        self.length = len(list(self))
+
+    def select_domains(self):
+        """Return the domains of the next batch."""
+        raise NotImplementedError
+
+    def __iter__(self):
+        """Yield indices; draws come from the global ``random``."""
+        left = copy.deepcopy(self.domain_dict)
+        order = []
+        has_enough = True
+        while has_enough:
+            selected = self.select_domains()
+            for domain in selected:
+                drawn = random.sample(left[domain], self.n_img_per_domain)
+                order.extend(drawn)
+                left[domain] = [index for index in left[domain] if index not in set(drawn)]
+            has_enough = all(len(left[domain]) >= self.n_img_per_domain for domain in selected)
+        return iter(order)
+
+    def __len__(self):
+        return self.length
+
+
+class RandomDomainSampler(_DomainSampler):
+    """Each batch takes ``n_domain`` domains at random.
+
+    Args:
+        data_source: List of ``Datum``.
+        batch_size: A multiple of ``n_domain``.
+        n_domain: Domains per batch; all if None or not above 0.
+    """
+
+    def __init__(self, data_source, batch_size, n_domain):
+        super().__init__(data_source, batch_size, n_domain)
+
+    def select_domains(self):
+        """Return ``n_domain`` domains at random."""
+        return random.sample(self.domains, self.n_domain)
+
+
+class SeqDomainSampler(_DomainSampler):
+    """Each batch takes all domains in sorted order.
+
+    Args:
+        data_source: List of ``Datum``.
+        batch_size: A multiple of the number of domains.
+    """
+
+    def __init__(self, data_source, batch_size):
+        super().__init__(data_source, batch_size, None)
+
+    def select_domains(self):
+        """Return all domains."""
+        return self.domains
+
+
+class RandomClassSampler(Sampler):
+    """Batches of ``n_ins`` images of each of ``batch_size // n_ins`` classes.
+
+    Args:
+        data_source: List of ``Datum``.
+        batch_size: Images per batch.
+        n_ins: Images per class in a batch; classes with fewer are topped up by drawing with replacement.
+
+    Raises:
+        ValueError: ``batch_size`` is below ``n_ins``.
+    """
+
+    def __init__(self, data_source, batch_size, n_ins):
+        if batch_size < n_ins:
+            raise ValueError(f"batch_size={batch_size} must be no less than n_ins={n_ins}")
+        self.data_source = data_source
+        self.batch_size = batch_size
+        self.n_ins = n_ins
+        self.ncls_per_batch = batch_size // n_ins
+        self.index_dic = _indices_by(data_source, "label")
+        self.labels = list(self.index_dic)
+        assert len(self.labels) >= self.ncls_per_batch, (
+            f"{len(self.labels)} classes are too few for {self.ncls_per_batch} classes per batch"
+        )
+        # An estimate: which classes run out first is random, so a later pass can be longer or shorter.
+        self.length = len(list(self))
+
+    def _chunks(self, indices):
+        """Shuffle the indices of a class and cut them into chunks of ``n_ins``; the rest is dropped."""
+        indices = list(indices)
+        if len(indices) < self.n_ins:
+            indices = list(np.random.choice(indices, size=self.n_ins, replace=True))  # noqa: NPY002
+        random.shuffle(indices)
+        return [indices[i : i + self.n_ins] for i in range(0, len(indices) - self.n_ins + 1, self.n_ins)]
+
+    def __iter__(self):
+        """Yield indices; draws come from the global ``random`` and ``numpy.random``."""
+        chunks = {label: self._chunks(self.index_dic[label]) for label in self.labels}
+        left = list(self.labels)
+        order = []
+        while len(left) >= self.ncls_per_batch:
+            for label in random.sample(left, self.ncls_per_batch):
+                order.extend(int(index) for index in chunks[label].pop(0))
+                if not chunks[label]:
+                    left.remove(label)
+        return iter(order)
+
+    def __len__(self):
+        return self.length
+
+
+def build_sampler(sampler_type, cfg=None, data_source=None, batch_size=32, n_domain=0, n_ins=16):
+    """Build the sampler ``sampler_type``.
+
+    Raises:
+        ValueError: Unknown name.
+    """
+    if sampler_type == "RandomSampler":
+        return RandomSampler(data_source)
+    if sampler_type == "SequentialSampler":
+        return SequentialSampler(data_source)
+    if sampler_type == "RandomDomainSampler":
+        return RandomDomainSampler(data_source, batch_size, n_domain)
+    if sampler_type == "SeqDomainSampler":
+        return SeqDomainSampler(data_source, batch_size)
+    if sampler_type == "RandomClassSampler":
+        return RandomClassSampler(data_source, batch_size, n_ins)
+    raise ValueError(f"Unknown sampler type: {sampler_type}")

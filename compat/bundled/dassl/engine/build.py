@@ -1,0 +1,16 @@
+"""Trainer registry."""
+
+from ..utils import Registry, check_availability
+
+__all__ = ["TRAINER_REGISTRY", "build_trainer"]
+
+TRAINER_REGISTRY = Registry("TRAINER")
+
+
+def build_trainer(cfg, name=None):
+    """Build the trainer ``name``, by default ``cfg.TRAINER.NAME``."""
+    name = cfg.TRAINER.NAME if name is None else name
+    check_availability(name, TRAINER_REGISTRY.registered_names())
+    if cfg.VERBOSE:
+        print(f"Loading trainer: {name}")
+    return TRAINER_REGISTRY.get(name)(cfg)

@@ -1,0 +1,21 @@
+"""Top-k accuracy."""
+
+__all__ = ["compute_accuracy"]
+
+
+def compute_accuracy(output, target, topk=(1,)):
+    """Return the top-k accuracies of a batch.
+
+    Args:
+        output: Logits ``(B, C)``; of a tuple or list, the first entry.
+        target: Labels ``(B,)``.
+        topk: The values of k.
+
+    Returns:
+        For each k a tensor ``(1,)`` in percent.
+    """
+    if isinstance(output, (tuple, list)):
+        output = output[0]
+    ranked = output.topk(max(topk), dim=1).indices  # (B, K)
+    hits = ranked == target.unsqueeze(1)  # (B, K)
+    return [hits[:, :k].float().sum().reshape(1) * (100.0 / target.size(0)) for k in topk]

@@ -1,0 +1,57 @@
+"""Registries of model parts. The bundled subset registers the head ``mlp`` and no backbone; plugins add theirs."""
+
+import torch.nn as nn
+
+from ..utils import Registry, check_availability
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "HEAD_REGISTRY",
+    "NETWORK_REGISTRY",
+    "Backbone",
+    "build_backbone",
+    "build_head",
+    "build_network",
+]
+
+BACKBONE_REGISTRY = Registry("BACKBONE")
+HEAD_REGISTRY = Registry("HEAD")
+NETWORK_REGISTRY = Registry("NETWORK")
+
+
+class Backbone(nn.Module):
+    """Module that gives features; ``out_features`` is their width."""
+
+    def __init__(self):
+        super().__init__()
+        self._out_features = None
+
+    def forward(self):
+        """Return features ``(B, out_features)`` of images ``(B, 3, H, W)``."""
+
+    @property
+    def out_features(self):
+        """Width of the features; None until the subclass sets ``_out_features``."""
+        return self._out_features
+
+
+def _build(registry, kind, name, verbose, kwargs):
+    check_availability(name, registry.registered_names())
+    if verbose:
+        print(f"{kind}: {name}")
+    return registry.get(name)(**kwargs)
+
+
+def build_backbone(name, verbose=True, **kwargs):
+    """Build the registered backbone ``name``."""
+    return _build(BACKBONE_REGISTRY, "Backbone", name, verbose, kwargs)
+
+
+def build_head(name, verbose=True, **kwargs):
+    """Build the registered head ``name``."""
+    return _build(HEAD_REGISTRY, "Head", name, verbose, kwargs)
+
+
+def build_network(name, verbose=True, **kwargs):
+    """Build the registered network ``name``."""
+    return _build(NETWORK_REGISTRY, "Network", name, verbose, kwargs)

@@ -1,0 +1,87 @@
+"""Copy of stdout in a log file."""
+
+import contextlib
+import os
+import os.path as osp
+import sys
+import time
+
+from .tools import mkdir_if_missing
+
+__all__ = ["Logger", "setup_logger"]
+
+
+class Logger:
+    """Stands in for ``sys.stdout``: what is written goes to the console and to a file.
+
+    Everything else a stream offers (isatty, fileno, encoding, ...) is the console's. Closing closes the file only,
+    and dropping the object closes nothing, so the console outlives it.
+
+    Args:
+        fpath: Log file, overwritten; None writes to the console only.
+    """
+
+    def __init__(self, fpath=None):
+        # A second logger of a process takes the place of the first instead of writing into its file too.
+        self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
+        self.file = None
+        if fpath is not None:
+            mkdir_if_missing(osp.dirname(osp.abspath(fpath)))
+            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the logger
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.close()
+
+    def __getattr__(self, name):
+        if name == "console":  # not yet set: a half-made object must not recurse
+            raise AttributeError(name)
+        return getattr(self.console, name)
+
+    def write(self, msg):
+        """Write to console and file."""
+        if self.console is not None:
+            self.console.write(msg)
+        if self.file is not None:
+            self.file.write(msg)
+        return len(msg)
+
+    def writelines(self, lines):
+        """Write each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        """Flush both; the file down to the disk."""
+        if self.console is not None:
+            self.console.flush()
+        if self.file is not None:
+            self.file.flush()
+            with contextlib.suppress(OSError):  # pipes and some network file systems cannot sync
+                os.fsync(self.file.fileno())
+
+    def close(self):
+        """Close the file."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+
+def setup_logger(output=None):
+    """Copy everything printed from now on into a log file.
+
+    Args:
+        output: Folder (the file is ``log.txt`` in it) or a path that ends in ``.txt`` or ``.log``; None does nothing.
+            An existing file is kept: the new one gets the time appended to its name.
+    """
+    if output is None:
+        return
+    fpath = output if output.endswith((".txt", ".log")) else osp.join(output, "log.txt")
+    if osp.exists(fpath):
+        fpath += time.strftime("-%Y-%m-%d-%H-%M-%S")
+    previous = sys.stdout
+    sys.stdout = Logger(fpath)
+    if isinstance(previous, Logger):
+        previous.close()

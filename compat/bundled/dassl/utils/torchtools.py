@@ -1,0 +1,121 @@
+"""Parameters and weights of modules."""
+
+import warnings
+from collections import OrderedDict
+
+import torch.nn as nn
+
+from .checkpoints import load_checkpoint, strip_module
+
+__all__ = [
+    "count_num_param",
+    "init_network_weights",
+    "load_pretrained_weights",
+    "open_all_layers",
+    "open_specified_layers",
+]
+
+
+def count_num_param(model=None, params=None):
+    """Return the number of parameters, frozen ones included.
+
+    Args:
+        model: Module.
+        params: Iterable of parameters, or of parameter groups; used when there is no model.
+
+    Raises:
+        ValueError: Neither is given.
+    """
+    if model is not None:
+        return sum(p.numel() for p in model.parameters())
+    if params is None:
+        raise ValueError("model and params must provide at least one.")
+    total = 0
+    for item in params:
+        group = item["params"] if isinstance(item, dict) else [item]
+        total += sum(p.numel() for p in group)
+    return total
+
+
+def open_all_layers(model):
+    """Put the whole module in training mode with gradients on."""
+    model.train()
+    for p in model.parameters():
+        p.requires_grad_(True)
+
+
+def open_specified_layers(model, open_layers):
+    """Train only some children of a module; the others go to eval mode without gradients.
+
+    Args:
+        model: Module, possibly in DataParallel.
+        open_layers: Name or list of names of children.
+
+    Raises:
+        AssertionError: A name is not an attribute of the module.
+    """
+    if isinstance(model, nn.DataParallel):
+        model = model.module
+    if isinstance(open_layers, str):
+        open_layers = [open_layers]
+    for layer in open_layers:
+        if not hasattr(model, layer):
+            raise AssertionError(f"{layer} is not an attribute")
+    for name, child in model.named_children():
+        is_open = name in open_layers
+        child.train(is_open)
+        for p in child.parameters():
+            p.requires_grad_(is_open)
+
+
+def load_pretrained_weights(model, weight_path):
+    """Copy those weights of a file into ``model`` whose name and size match; report the rest.
+
+    Args:
+        model: Module.
+        weight_path: Checkpoint with a ``state_dict`` entry, or a bare state dict. ``module.`` in front is stripped.
+    """
+    checkpoint = load_checkpoint(weight_path)
+    weights = strip_module(checkpoint.get("state_dict", checkpoint))
+    own = model.state_dict()
+    matched = OrderedDict((k, v) for k, v in weights.items() if k in own and own[k].size() == v.size())
+    discarded = [k for k in weights if k not in matched]
+    own.update(matched)
+    model.load_state_dict(own)
+    if not matched:
+        warnings.warn(f"Cannot load {weight_path} (check the key names manually)", stacklevel=2)
+        return
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    if discarded:
+        print(f"Layers discarded due to unmatched keys or size: {discarded}")
+
+
+def init_network_weights(model, init_type="normal", gain=0.02):
+    """Draw the weights of every convolution and linear layer anew; batch norms get weight 1, biases 0.
+
+    Args:
+        model: Module.
+        init_type: normal | xavier | kaiming | orthogonal.
+        gain: Standard deviation (normal) or gain (xavier, orthogonal).
+    """
+    fill = {
+        "normal": lambda w: nn.init.normal_(w, 0.0, gain),
+        "xavier": lambda w: nn.init.xavier_normal_(w, gain=gain),
+        "kaiming": lambda w: nn.init.kaiming_normal_(w, a=0, mode="fan_in"),
+        "orthogonal": lambda w: nn.init.orthogonal_(w, gain=gain),
+    }
+    if init_type not in fill:
+        raise NotImplementedError(f"initialization method {init_type} is not implemented; choose from {sorted(fill)}")
+    for module in model.modules():
+        name = type(module).__name__
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if weight is None:
+            continue
+        if "Conv" in name or "Linear" in name:
+            fill[init_type](weight.data)
+        elif "BatchNorm" in name or "InstanceNorm" in name:
+            nn.init.constant_(weight.data, 1.0)
+        else:
+            continue
+        if bias is not None:
+            nn.init.constant_(bias.data, 0.0)

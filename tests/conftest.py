@@ -1,0 +1,28 @@
+"""Makes ``dassl`` importable, keeps the tests on few cores, and finds the shared data."""
+
+import os
+import sys
+from pathlib import Path
+
+# Before torch is imported: many tests run side by side, and none is large enough to gain from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import compat  # noqa: E402, F401 - makes `import dassl` work
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of the real data (Caltech101, CoOp's split files, a small CLIP), beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} does not exist; tests on real photographs need it")
+    return folder
