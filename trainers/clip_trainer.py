@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
+from .capt.base_models import class_logits
 from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_clip
 from .checkpoints import checkpoint_path, load_weights
 from .precision import PRECISIONS, autocast_for, cast_clip, grad_scaler_for, usable_precision
@@ -56,10 +57,39 @@ class TextEncoder(nn.Module):
 
 
 def clip_logits(logit_scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Scaled cosine similarities ``(B, C)``, fp32, of features of any length; ``logit_scale`` is a log."""
-    image_features = F.normalize(image_features.float(), dim=-1)
-    text_features = F.normalize(text_features.float(), dim=-1)
-    return logit_scale.exp() * image_features @ text_features.t()
+    """Scaled cosine similarities ``(B, C)`` in fp32.
+
+    Args:
+        logit_scale: CLIP's, a logarithm.
+        image_features: ``(B, D)``, of any length.
+        text_features: ``(C, D)``, or ``(B, C, D)`` where texts depend on the image; of any length.
+    """
+    z, texts = F.normalize(image_features.float(), dim=-1), F.normalize(text_features.float(), dim=-1)
+    return class_logits(z, texts, logit_scale.exp())
+
+
+class PromptedClassifier(nn.Module):
+    """CLIP as a classifier with prompts that are the same for every image.
+
+    Attributes:
+        logit_scale: CLIP's, a logarithm.
+    """
+
+    logit_scale: nn.Parameter
+
+    def encode_texts(self) -> Tensor:
+        """Features ``(C, D)`` of the classes, not normalised."""
+        raise NotImplementedError
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)`` of images ``(B, 3, H, W)``, not normalised."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor, text_features: Tensor | None = None) -> Tensor:
+        """Logits ``(B, C)``; ``text_features`` spares the text tower where they are known."""
+        if text_features is None:
+            text_features = self.encode_texts()
+        return clip_logits(self.logit_scale, self.encode_images(images), text_features)
 
 
 @torch.no_grad()
@@ -136,6 +166,7 @@ class ClipTrainer(TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(self.checkpoint_name, part, self.optim, self.sched)
         self.scaler = grad_scaler_for(self.precision)
+        self.test_texts: Tensor | None = None
         self.use_all_gpus()
 
     def use_all_gpus(self) -> None:
@@ -154,6 +185,7 @@ class ClipTrainer(TrainerX):
 
     def forward_backward(self, batch: dict) -> dict[str, Tensor]:
         """One optimiser step; the rate changes on an epoch's last batch."""
+        self.test_texts = None
         images, labels = self.parse_batch_train(batch)
         with autocast_for(self.precision, self.device):
             loss, also_printed = self.compute_loss(images, labels)
@@ -172,6 +204,20 @@ class ClipTrainer(TrainerX):
         """Images and labels of a training batch on the device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
+    def set_model_mode(self, mode: str = "train", names: list[str] | None = None) -> None:
+        """Switch the registered models; Dassl does so at the start of each epoch and each test."""
+        super().set_model_mode(mode, names)
+        self.test_texts = None
+
+    @torch.no_grad()
+    def model_inference(self, images: Tensor) -> Tensor:
+        """Logits ``(B, C)``; the text tower runs once a test where the texts do not depend on the image."""
+        if not isinstance(self.model, PromptedClassifier):
+            return self.model(images)
+        if self.test_texts is None:
+            self.test_texts = self.model.encode_texts()
+        return self.model(images, self.test_texts)
+
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load checkpoints of ``directory``, the best ones if no epoch is given; class-name embeddings are not loaded.
 
@@ -187,6 +233,7 @@ class ClipTrainer(TrainerX):
                 f'Model not found at "{self.checkpoint_name}/": no folder is given; '
                 f"name the output folder of a {type(self).__name__} run with --model-dir"
             )
+        self.test_texts = None
         for name in names:
             path = checkpoint_path(directory, name, epoch)
             self.loaded_epoch = load_weights(self._models[name], path)

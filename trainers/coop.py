@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from .capt.context import POSITIONS, class_tokens, place_context
 from .capt.prompted_clip import PromptedCLIP, encode_image_with
 from .capt.run_record import RunRecordMixin
-from .clip_trainer import ClipTrainer, TextEncoder, clip_logits, initial_context
+from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
 
 __all__ = ["CoOp", "extend_cfg"]
 
@@ -53,7 +53,7 @@ class PromptLearner(nn.Module):
         return place_context(self.ctx, self.token_prefix, self.token_suffix, self.order)
 
 
-class CustomCLIP(nn.Module):
+class CustomCLIP(PromptedClassifier):
     """CLIP with learned prompts."""
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
@@ -63,10 +63,13 @@ class CustomCLIP(nn.Module):
         self.text_encoder = TextEncoder(clip)
         self.logit_scale = clip.clip.logit_scale
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, C)``."""
-        text_features = self.text_encoder(self.prompt_learner(), self.prompt_learner.eot)
-        return clip_logits(self.logit_scale, encode_image_with(self.image_encoder, images).feature, text_features)
+    def encode_texts(self) -> Tensor:
+        """Features ``(C, D)`` of the classes, not normalised."""
+        return self.text_encoder(self.prompt_learner(), self.prompt_learner.eot)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)``, not normalised."""
+        return encode_image_with(self.image_encoder, images).feature
 
 
 @TRAINER_REGISTRY.register()

@@ -5,16 +5,25 @@ Shapes: C classes, L context length, n number of learned tokens, Dt text width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import stock_clip
 from .prompted_clip import PromptedCLIP
 
-__all__ = ["ClassTokens", "class_tokens", "name_order", "place_context", "plain_name"]
+__all__ = [
+    "ClassTokens",
+    "class_tokens",
+    "encode_texts_per_image",
+    "meta_net",
+    "name_order",
+    "place_context",
+    "plain_name",
+]
 
 POSITIONS = ("end", "middle", "front")
 
@@ -114,3 +123,37 @@ def place_context(context: Tensor, prefix: Tensor, suffix: Tensor, order: Tensor
     if order is None:
         return prompts
     return prompts.gather(-2, order.unsqueeze(-1).expand_as(prompts))
+
+
+def meta_net(embed_dim: int, text_width: int) -> nn.Sequential:
+    """CoCoOp's meta-net: image feature ``(B, D)`` to a shift ``(B, Dt)`` of every context token."""
+    hidden = embed_dim // 16
+    first, second = nn.Linear(embed_dim, hidden), nn.Linear(hidden, text_width)
+    return nn.Sequential(OrderedDict(linear1=first, relu=nn.ReLU(), linear2=second))
+
+
+def encode_texts_per_image(
+    encode_text: Callable[[Tensor, Tensor], Tensor],
+    contexts: Tensor,
+    prefix: Tensor,
+    suffix: Tensor,
+    eot: Tensor,
+    max_texts: int = 1024,
+) -> Tensor:
+    """Text features for prompts that differ from image to image, ``(B, C, D)``, not normalised.
+
+    Args:
+        encode_text: maps embeddings ``(M, L, Dt)`` and end positions ``(M,)`` to features ``(M, D)``.
+        contexts: ``(B, n, Dt)``.
+        prefix: ``(C, 1, Dt)``.
+        suffix: ``(C, L-1-n, Dt)``.
+        eot: ``(C,)``.
+        max_texts: texts in one call of the text tower; bounds the memory.
+    """
+    images_a_call = max(1, max_texts // len(prefix))
+    features = []
+    for part in contexts.split(images_a_call):
+        prompts = place_context(part.unsqueeze(1), prefix, suffix)  # (b, C, L, Dt)
+        encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)))
+        features.append(encoded.unflatten(0, (len(part), -1)))
+    return torch.cat(features)

@@ -1,0 +1,97 @@
+"""IVLP: prompts in both towers, learned independently (the ablation of MaPLe, and the base of PromptSRC)."""
+
+from __future__ import annotations
+
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from .capt.context import class_tokens, place_context
+from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.run_record import RunRecordMixin
+from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
+from .deep_prompts import add_text_prompts, add_visual_prompts, block_prompts, need_vit, prompt_depth
+
+__all__ = ["IVLP", "CustomCLIP", "VLPromptLearner", "extend_cfg"]
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add TRAINER.IVLP."""
+    cfg.TRAINER.IVLP = CfgNode()
+    cfg.TRAINER.IVLP.N_CTX_VISION = 2  # prompt tokens a block of the image tower
+    cfg.TRAINER.IVLP.N_CTX_TEXT = 2  # prompt tokens a block of the text tower
+    cfg.TRAINER.IVLP.CTX_INIT = "a photo of a"  # words whose first N_CTX_TEXT tokens the context starts from
+    cfg.TRAINER.IVLP.PREC = "fp16"  # fp16, fp32, bf16 or amp
+    cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # blocks with prompts; 0 for none, 1 for shallow ones
+    cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # blocks with prompts; at least 1
+
+
+class VLPromptLearner(nn.Module):
+    """The context in front of the class names; all deeper prompts hang on the towers' blocks."""
+
+    def __init__(self, node: CfgNode, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        n_ctx = node.N_CTX_TEXT
+        context, words = initial_context(clip, node.CTX_INIT if n_ctx <= 4 else "", n_ctx)
+        print("Independent V-L design")
+        print(f'Initial text context: "{words}"')
+        print(f"Number of context words (tokens) for Language prompting: {n_ctx}")
+        print(f"Number of context words (tokens) for Vision prompting: {node.N_CTX_VISION}")
+        self.ctx = nn.Parameter(context)  # (n, Dt)
+
+        tokens = class_tokens(clip, class_names, words, n_ctx)
+        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
+        self.register_buffer("token_suffix", tokens.suffix)
+        self.register_buffer("eot", tokens.eot, persistent=False)
+
+    def forward(self) -> Tensor:
+        """Prompt embeddings ``(C, L, Dt)``."""
+        return place_context(self.ctx, self.token_prefix, self.token_suffix)
+
+
+class CustomCLIP(PromptedClassifier):
+    """CLIP with prompts of its own in each block of each tower.
+
+    Args:
+        cfg: configuration.
+        node: IVLP or PROMPTSRC; both have the same keys.
+        class_names: C names.
+        clip: its towers get the prompts.
+    """
+
+    def __init__(self, cfg: CfgNode, node: str, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        visual, transformer, settings = clip.clip.visual, clip.clip.transformer, cfg.TRAINER[node]
+        visual_blocks, text_blocks = len(visual.transformer.resblocks), len(transformer.resblocks)
+        depth_vision = prompt_depth(cfg, node, "PROMPT_DEPTH_VISION", visual_blocks, least=0)
+        depth_text = prompt_depth(cfg, node, "PROMPT_DEPTH_TEXT", text_blocks)
+        self.prompt_learner = VLPromptLearner(settings, class_names, clip)
+        add_visual_prompts(visual, settings.N_CTX_VISION, depth_vision)
+        add_text_prompts(transformer, settings.N_CTX_TEXT, depth_text)
+        self.image_encoder = visual
+        self.text_encoder = TextEncoder(clip)
+        self.logit_scale = clip.clip.logit_scale
+
+    def encode_texts(self) -> Tensor:
+        """Features ``(C, D)`` of the classes, not normalised."""
+        deep_prompts = block_prompts(self.text_encoder.transformer)
+        return self.text_encoder(self.prompt_learner(), self.prompt_learner.eot, deep_prompts)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)``, not normalised."""
+        visual = self.image_encoder
+        prompts = getattr(visual, "VPT", None)
+        return encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature
+
+
+@TRAINER_REGISTRY.register()
+class IVLP(RunRecordMixin, ClipTrainer):
+    """Independent vision-language prompting; the checkpoint holds the whole model, as the original's does."""
+
+    node = "IVLP"
+    checkpoint_name = "VLPromptLearner"
+
+    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
+        """CLIP with independent prompts in both towers."""
+        need_vit(clip, "IVLP")
+        return CustomCLIP(self.cfg, "IVLP", class_names, clip)

@@ -1,0 +1,100 @@
+"""MaPLe: coupled prompts in both towers (Khattak et al., "Multi-modal Prompt Learning", arXiv 2210.03117)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from dassl.engine import TRAINER_REGISTRY
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from .capt.context import class_tokens, place_context
+from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.run_record import RunRecordMixin
+from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
+from .deep_prompts import need_vit, prompt_depth
+
+__all__ = ["MaPLe", "extend_cfg"]
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add TRAINER.MAPLE."""
+    cfg.TRAINER.MAPLE = CfgNode()
+    cfg.TRAINER.MAPLE.N_CTX = 2  # prompt tokens a block
+    cfg.TRAINER.MAPLE.CTX_INIT = "a photo of a"  # words whose first N_CTX tokens the prompts of block 0 start from
+    cfg.TRAINER.MAPLE.PREC = "fp16"  # fp16, fp32, bf16 or amp
+    cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # blocks with prompts, in both towers; 1 is shallow
+
+
+class MultiModalPromptLearner(nn.Module):
+    """Language prompts of blocks 0 to J-1, and the coupling functions F that make visual prompts of them."""
+
+    def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        node, towers = cfg.TRAINER.MAPLE, (clip.clip.transformer, clip.clip.visual.transformer)
+        depth = prompt_depth(cfg, "MAPLE", "PROMPT_DEPTH", min(len(tower.resblocks) for tower in towers))
+        n_ctx = node.N_CTX
+        context, words = initial_context(clip, node.CTX_INIT if n_ctx <= 4 else "", n_ctx)
+        print("MaPLe design: Multi-modal Prompt Learning")
+        print(f'Initial context: "{words}"')
+        print(f"Number of MaPLe context words (tokens): {n_ctx}")
+        self.proj = nn.Linear(clip.text_width, clip.width)  # F_0
+        self.ctx = nn.Parameter(context)  # (n, Dt)
+        deeper = [torch.empty(n_ctx, clip.text_width) for _ in range(depth - 1)]
+        self.compound_prompts_text = nn.ParameterList([nn.init.normal_(p, std=0.02) for p in deeper])
+        coupling = nn.Linear(clip.text_width, clip.width)  # F_1 ... start alike
+        self.compound_prompt_projections = nn.ModuleList([copy.deepcopy(coupling) for _ in deeper])
+
+        tokens = class_tokens(clip, class_names, words, n_ctx)
+        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
+        self.register_buffer("token_suffix", tokens.suffix)
+        self.register_buffer("eot", tokens.eot, persistent=False)
+
+    def language_prompts(self) -> tuple[Tensor, Tensor | None]:
+        """Embeddings ``(C, L, Dt)`` and the prompts ``(J-1, n, Dt)`` of the deeper blocks, None if shallow."""
+        embeddings = place_context(self.ctx, self.token_prefix, self.token_suffix)
+        return embeddings, _stack(list(self.compound_prompts_text))
+
+    def visual_prompts(self) -> tuple[Tensor, Tensor | None]:
+        """Prompts ``(n, Dv)`` and ``(J-1, n, Dv)``, made of the language prompts."""
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        return self.proj(self.ctx), _stack([coupling(prompt) for coupling, prompt in pairs])
+
+
+def _stack(prompts: list[Tensor]) -> Tensor | None:
+    return torch.stack(prompts) if prompts else None
+
+
+class CustomCLIP(PromptedClassifier):
+    """CLIP with coupled prompts in both towers."""
+
+    def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
+        super().__init__()
+        self.prompt_learner = MultiModalPromptLearner(cfg, class_names, clip)
+        self.image_encoder = clip.clip.visual
+        self.text_encoder = TextEncoder(clip)
+        self.logit_scale = clip.clip.logit_scale
+
+    def encode_texts(self) -> Tensor:
+        """Features ``(C, D)`` of the classes, not normalised."""
+        embeddings, deep_prompts = self.prompt_learner.language_prompts()
+        return self.text_encoder(embeddings, self.prompt_learner.eot, deep_prompts)
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)``, not normalised."""
+        prompts, deep_prompts = self.prompt_learner.visual_prompts()
+        return encode_image_with(self.image_encoder, images, prompts, deep_prompts).feature
+
+
+@TRAINER_REGISTRY.register()
+class MaPLe(RunRecordMixin, ClipTrainer):
+    """Multi-modal Prompt Learning; the checkpoint holds the whole model, as the original's does."""
+
+    node = "MAPLE"
+    checkpoint_name = "MultiModalPromptLearner"
+
+    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
+        """CLIP with coupled prompts."""
+        need_vit(clip, "MaPLe")
+        return CustomCLIP(self.cfg, class_names, clip)
