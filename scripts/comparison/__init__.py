@@ -1,0 +1,1 @@
+"""Parts of scripts/compare.py: find runs, make rows of them, and print the rows."""
