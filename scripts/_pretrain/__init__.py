@@ -1,0 +1,1 @@
+"""Parts of pretrain_clip.py."""
