@@ -258,3 +258,39 @@ def test_run_all_goes_on_after_a_failure_and_reports_it(tmp_path):
     assert result.returncode == 1
     assert "2 failed:" in result.stderr
     assert "cocoop dtd seed 1: scripts/cocoop/base2new_train.sh dtd 1" in result.stderr
+
+
+def test_quickstart_runs_every_method_on_the_demo():
+    result = dry_run("quickstart", "")
+    assert result.returncode == 0, result.stderr
+    found = commands(result.stdout)
+    folders = {option(command, "--output-dir") for command in found}
+    for method in ("ZeroshotCLIP/demo", "CoOp/demo", "CAPT/demo_on_ZeroshotCLIP", "CAPT/demo_on_CoOp"):
+        for part in ("train_base", "test_new"):
+            assert f"output/quickstart/base2new/{part}/glyphs/shots_16/{method}/seed1" in folders
+    assert {option(command, "--backbone") for command in found} == {"assets/glyphs_clip.pt"}
+    assert {option(command, "INPUT.SIZE") for command in found} == {"(48, 48)"}
+    assert result.stdout.splitlines()[-1] == "python scripts/compare.py output/quickstart"
+
+
+@pytest.mark.parametrize("script", ["quickstart", "test"])
+def test_old_or_missing_python_is_refused_in_one_line(script, tmp_path):
+    old = tmp_path / "python3.8"
+    old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo "Python 3.8.1" && exit 0\nexit 1\n')
+    old.chmod(0o755)
+    for python, words in ((str(old), "python 3.10 or newer is needed"), ("/nonexistent/python", "not found")):
+        result = dry_run(script, "", DRY_RUN="0", PYTHON=python, VENV=str(tmp_path / "venv"))
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert words in line
+    assert not (tmp_path / "venv").exists()
+
+
+def test_run_all_spreads_seeds_over_devices(tmp_path):
+    result = dry_run("run_all", "", METHODS="coop", DATASETS="dtd", SEEDS="1 2 3", GPUS="0 1")
+    assert result.returncode == 0, result.stderr
+    folders = [option(command, "--output-dir") for command in commands(result.stdout)]
+    assert len(folders) == len(set(folders)) == 6
+    result = dry_run("run_all", "xd", METHODS="coop", DATASETS="dtd", GPUS="0 1")
+    assert result.returncode == 2
+    assert "leave GPUS out" in result.stderr
