@@ -1,7 +1,109 @@
-"""Mends an installed Dassl that cannot work on the current torch, in memory, never in its files."""
+"""Mends an installed Dassl that cannot work on the current torch: in memory, never in its files.
+
+Dassl 0.6.3 (2022) fails in four places today. Each repair first looks whether it is needed, so a repaired or newer
+Dassl is left alone, and says on stdout what it did.
+"""
 
 from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+
+__all__ = ["repair_installed_dassl"]
+
+_WILDS = "dassl.data.datasets.dg.wilds"
 
 
 def repair_installed_dassl() -> None:
     """Apply each repair that the installed Dassl needs."""
+    for repair in (_leave_out_wilds, _drop_verbose, _load_without_pickle, _rebind_successor):
+        message = repair()
+        if message:
+            print(f"Dassl repaired: {message}")
+
+
+def _leave_out_wilds() -> str | None:
+    """Dassl imports its WILDS data sets, and they import packages that hardly anybody has installed."""
+    if all(importlib.util.find_spec(name) for name in ("wilds", "pandas")) or _WILDS in sys.modules:
+        return None
+    folder = Path(importlib.util.find_spec("dassl").origin).parent
+    if not (folder / "data" / "datasets" / "dg" / "wilds").is_dir():
+        return None
+    placeholder = types.ModuleType(_WILDS)
+    placeholder.__all__ = []
+    sys.modules[_WILDS] = placeholder
+    return "wilds is not installed, so the data sets FMoW, IWildCam and Camelyon17 are left out"
+
+
+def _drop_verbose() -> str | None:
+    """Dassl's warm-up passes ``verbose`` to torch's scheduler, which has lost that argument."""
+    module = importlib.import_module("dassl.optim.lr_scheduler")
+    try:
+        _warmup(module)
+    except TypeError:
+        pass
+    else:
+        return None
+
+    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        LRScheduler.__init__(self, optimizer, last_epoch)
+
+    module._BaseWarmupScheduler.__init__ = __init__
+    return "warm-up schedules no longer pass verbose to torch"
+
+
+def _load_without_pickle() -> str | None:
+    """``torch.load`` refuses Dassl's checkpoints since 2.6, for they hold pickled objects."""
+    if torch.torch_version.TorchVersion(torch.__version__) < (2, 6):
+        return None
+    utils = importlib.import_module("dassl.utils")
+    if utils.load_checkpoint is _bundled("utils.checkpoints").load_checkpoint:
+        return None
+    _replace_everywhere("load_checkpoint", utils.load_checkpoint, _bundled("utils.checkpoints").load_checkpoint)
+    return "checkpoints are read by a restricted unpickler, which runs none of their code"
+
+
+def _rebind_successor() -> str | None:
+    """A resumed warm-up schedule drives a dead copy of the optimiser: the rate stays frozen."""
+    module = importlib.import_module("dassl.optim.lr_scheduler")
+    if not isinstance(_warmup(module).state_dict()["successor"], LRScheduler):
+        return None
+    ours = _bundled("optim.lr_scheduler")
+    module._BaseWarmupScheduler.state_dict = ours.WarmupScheduler.state_dict
+    module._BaseWarmupScheduler.load_state_dict = ours.WarmupScheduler.load_state_dict
+    return "a resumed warm-up schedule drives the live optimiser"
+
+
+def _warmup(module: types.ModuleType) -> LRScheduler:
+    """A small warm-up schedule, made as Dassl makes them."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    return module.ConstantWarmupScheduler(optimizer, StepLR(optimizer, 1), 1, 1e-5)
+
+
+def _bundled(name: str) -> types.ModuleType:
+    """Import a module of the bundled subset beside the installed Dassl, under a name of this package."""
+    package = f"{__package__}.bundled_dassl"
+    if package not in sys.modules:
+        folder = Path(__file__).resolve().parent / "bundled" / "dassl"
+        spec = importlib.util.spec_from_file_location(
+            package, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        sys.modules[package] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[package])
+    return importlib.import_module(f"{package}.{name}")
+
+
+def _replace_everywhere(name: str, old: Callable, new: Callable) -> None:
+    """Set ``name`` to ``new`` in every module of Dassl that has imported ``old`` under it."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == "dassl" and getattr(module, name, None) is old:
+            setattr(module, name, new)

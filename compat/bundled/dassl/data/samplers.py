@@ -1,6 +1,5 @@
 """Orders in which a loader visits its data."""
 
-import copy
 import random
 from collections import defaultdict
 
@@ -23,14 +22,14 @@ class _DomainSampler(Sampler):
     def __init__(self, data_source, batch_size, n_domain):
         self.data_source = data_source
         self.domain_dict = _indices_by(data_source, "domain")
-        self.domains = sorted(self.domain_dict)
+        self.domains = list(self.domain_dict)
         self.n_domain = len(self.domains) if n_domain is None or n_domain <= 0 else n_domain
         assert batch_size % self.n_domain == 0, (
             f"batch size {batch_size} must be a multiple of the number of domains {self.n_domain}"
         )
         self.batch_size = batch_size
         self.n_img_per_domain = batch_size // self.n_domain
-        self.length = len(list(self))
+        self.length = sum(1 for _ in self)
 
     def select_domains(self):
         """Return the domains of the next batch."""
@@ -38,7 +37,7 @@ class _DomainSampler(Sampler):
 
     def __iter__(self):
         """Yield indices; draws come from the global ``random``."""
-        left = copy.deepcopy(self.domain_dict)
+        left = dict(self.domain_dict)
         order = []
         has_enough = True
         while has_enough:
@@ -46,7 +45,8 @@ class _DomainSampler(Sampler):
             for domain in selected:
                 drawn = random.sample(left[domain], self.n_img_per_domain)
                 order.extend(drawn)
-                left[domain] = [index for index in left[domain] if index not in set(drawn)]
+                taken = set(drawn)
+                left[domain] = [index for index in left[domain] if index not in taken]
             has_enough = all(len(left[domain]) >= self.n_img_per_domain for domain in selected)
         return iter(order)
 
@@ -84,7 +84,7 @@ class SeqDomainSampler(_DomainSampler):
 
     def select_domains(self):
         """Return all domains."""
-        return self.domains
+        return sorted(self.domains)
 
 
 class RandomClassSampler(Sampler):
@@ -101,7 +101,7 @@ class RandomClassSampler(Sampler):
 
     def __init__(self, data_source, batch_size, n_ins):
         if batch_size < n_ins:
-            raise ValueError(f"batch_size={batch_size} must be no less than n_ins={n_ins}")
+            raise ValueError(f"the batch size must be at least N_INS ({n_ins}), got {batch_size}")
         self.data_source = data_source
         self.batch_size = batch_size
         self.n_ins = n_ins
@@ -112,7 +112,7 @@ class RandomClassSampler(Sampler):
             f"{len(self.labels)} classes are too few for {self.ncls_per_batch} classes per batch"
         )
         # An estimate: which classes run out first is random, so a later pass can be longer or shorter.
-        self.length = len(list(self))
+        self.length = sum(1 for _ in self)
 
     def _chunks(self, indices):
         """Shuffle the indices of a class and cut them into chunks of ``n_ins``; the rest is dropped."""

@@ -100,12 +100,12 @@ def _build_schedule(optimizer, optim_cfg):
         return CosineAnnealingLR(optimizer, float(max_epoch))
     if name == "multi_step":
         if not isinstance(stepsize, (list, tuple)):
-            raise TypeError(f"For multi_step lr_scheduler, stepsize must be a list, but got {type(stepsize)}")
+            raise TypeError(f"OPTIM.STEPSIZE must be a list or tuple for multi_step, got {stepsize!r}")
         return MultiStepLR(optimizer, milestones=stepsize, gamma=optim_cfg.GAMMA)
     if isinstance(stepsize, (list, tuple)):
         stepsize = stepsize[-1]
     if not isinstance(stepsize, int):
-        raise TypeError(f"For single_step lr_scheduler, stepsize must be an integer, but got {type(stepsize)}")
+        raise TypeError(f"OPTIM.STEPSIZE must end in a whole number for single_step, got {stepsize!r}")
     return StepLR(optimizer, step_size=stepsize if stepsize > 0 else max_epoch, gamma=optim_cfg.GAMMA)
 
 

@@ -29,10 +29,7 @@ def build_optimizer(model, optim_cfg, param_groups=None):
     if param_groups is None:
         param_groups = _staged_groups(model, optim_cfg) if optim_cfg.STAGED_LR else _all_parameters(model)
     elif optim_cfg.STAGED_LR:
-        warnings.warn(
-            "staged_lr will be ignored, if you need to use staged_lr, please bind it with param_groups yourself.",
-            stacklevel=2,
-        )
+        warnings.warn("OPTIM.STAGED_LR has no effect on parameter groups that are given as such", stacklevel=2)
     return _construct(param_groups, optim_cfg)
 
 
@@ -43,14 +40,14 @@ def _all_parameters(model):
 def _staged_groups(model, optim_cfg):
     """Two groups: pretrained children at LR * BASE_LR_MULT, those named in NEW_LAYERS at LR."""
     if not isinstance(model, nn.Module):
-        raise TypeError("When staged_lr is True, model given to build_optimizer() must be an instance of nn.Module")
+        raise TypeError(f"OPTIM.STAGED_LR needs an nn.Module, got {type(model).__name__}")
     if isinstance(model, nn.DataParallel):
         model = model.module
     new_layers = optim_cfg.NEW_LAYERS
     if isinstance(new_layers, str):
         new_layers = [new_layers]
     if not new_layers:
-        warnings.warn("new_layers is empty (staged_lr is useless)", stacklevel=3)
+        warnings.warn("OPTIM.NEW_LAYERS is empty, so OPTIM.STAGED_LR only lowers the rate of every layer", stacklevel=3)
     base, new = [], []
     for name, child in model.named_children():
         (new if name in new_layers else base).extend(child.parameters())

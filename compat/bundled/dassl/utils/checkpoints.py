@@ -80,22 +80,25 @@ def load_checkpoint(fpath):
 
 
 def _load(fpath, map_location):
+    if _is_torchscript(fpath):  # torch.load would hand it to torch.jit.load
+        raise pickle.UnpicklingError(
+            f'"{fpath}" is a TorchScript archive, not a checkpoint; load it with torch.jit.load'
+        )
     try:
         return torch.load(fpath, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError:
-        # Not plain. A TorchScript archive would run its own code when loaded, so it is told apart first.
-        if _is_torchscript(fpath):
-            raise pickle.UnpicklingError(
-                f'"{fpath}" is a TorchScript archive, not a checkpoint; load it with torch.jit.load'
-            ) from None
+        return _load_restricted(fpath, map_location)
     except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise pickle.UnpicklingError(
             f'"{fpath}" is damaged ({error}); delete it and use an older checkpoint of the folder'
         ) from error
+
+
+def _load_restricted(fpath, map_location):
+    """Read a file that holds more than plain data."""
+    module = restricted_pickle.pickle_module
     try:
-        return torch.load(
-            fpath, map_location=map_location, weights_only=False, pickle_module=restricted_pickle.pickle_module
-        )
+        return torch.load(fpath, map_location=map_location, weights_only=False, pickle_module=module)
     except restricted_pickle.ForbiddenGlobalError as error:
         raise pickle.UnpicklingError(
             f'"{fpath}" needs {error} to be loaded, which is not a known part of a checkpoint; if you trust the file, '

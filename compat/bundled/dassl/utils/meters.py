@@ -83,7 +83,7 @@ class MetricMeter:
         if input_dict is None:
             return
         if not isinstance(input_dict, dict):
-            raise TypeError("Input to MetricMeter.update() must be a dictionary")
+            raise TypeError(f"MetricMeter.update takes a dict of figures, got {type(input_dict).__name__}")
         for name, value in input_dict.items():
             self.meters[name].update(value)
 

@@ -68,8 +68,7 @@ def set_random_seed(seed):
 
 def download_url(url, dst):
     """Download ``url`` to the file ``dst``, with a progress line on stdout."""
-    print(f"* url={url}")
-    print(f"* destination={dst}")
+    print(f"Downloading {url} to {dst}")
 
     def progress(count, block_size, total_size):
         if total_size > 0:
@@ -88,7 +87,7 @@ def read_image(path):
         OSError: The file is missing or damaged; the message names it.
     """
     if not osp.exists(path):
-        raise OSError(f"No file exists at {path}; check DATASET.ROOT and that the data set is unpacked completely")
+        raise OSError(f"There is no file {path}; check DATASET.ROOT and that the data set is unpacked completely")
     try:
         with Image.open(path) as image:
             return image.convert("RGB")

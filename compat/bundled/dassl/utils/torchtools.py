@@ -105,7 +105,7 @@ def init_network_weights(model, init_type="normal", gain=0.02):
         "orthogonal": lambda w: nn.init.orthogonal_(w, gain=gain),
     }
     if init_type not in fill:
-        raise NotImplementedError(f"initialization method {init_type} is not implemented; choose from {sorted(fill)}")
+        raise NotImplementedError(f"init_type must be one of {sorted(fill)}, got {init_type!r}")
     for module in model.modules():
         name = type(module).__name__
         weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)

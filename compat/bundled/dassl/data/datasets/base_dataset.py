@@ -128,8 +128,8 @@ class DatasetBase:
 
     def check_input_domains(self, source_domains, target_domains):
         """Check the domains of a run: some of each, all known."""
-        assert len(source_domains) > 0, "source_domains (list) is empty"
-        assert len(target_domains) > 0, "target_domains (list) is empty"
+        assert source_domains, "DATASET.SOURCE_DOMAINS names no domain"
+        assert target_domains, "DATASET.TARGET_DOMAINS names no domain"
         self.is_input_domain_valid(source_domains)
         self.is_input_domain_valid(target_domains)
 
@@ -137,7 +137,7 @@ class DatasetBase:
         """Raise a ValueError for a domain the data set does not have."""
         for domain in input_domains:
             if domain not in self.domains:
-                raise ValueError(f"Input domain must belong to {self.domains}, but got [{domain}]")
+                raise ValueError(f"unknown domain {domain!r}; the data set has {self.domains}")
 
     def download_data(self, url, dst, from_gdrive=True):
         """Download an archive from Google Drive and unpack it beside itself.
@@ -156,7 +156,7 @@ class DatasetBase:
         folder = osp.dirname(dst)
         os.makedirs(folder, exist_ok=True)
         gdown.download(url, dst, quiet=False)
-        print("Extracting file ...")
+        print(f"Unpacking {dst}")
         if dst.endswith(".zip"):
             with zipfile.ZipFile(dst) as archive:
                 archive.extractall(folder)
@@ -164,7 +164,6 @@ class DatasetBase:
             with tarfile.open(dst) as archive:
                 # Refuses members that would be written outside the folder.
                 archive.extractall(folder, filter="data")
-        print(f"File extracted to {folder}")
 
     def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
         """Draw ``num_shots`` items per class from each source.
