@@ -37,8 +37,16 @@ def _spots(p: Pen, centres: tuple[tuple[float, float], ...]) -> None:
 
 
 def _bite(p: Pen, x: float, y: float) -> None:
-    for dx, dy in ((0.0, -0.2), (-0.1, 0.0), (0.0, 0.2)):
-        p.disc(x + dx, y + dy, 0.24, 0.24, "ground", outlined=False)
+    for dx, dy in ((0.05, -0.22), (-0.12, 0.0), (0.05, 0.22)):
+        p.disc(x + dx, y + dy, 0.26, 0.26, "ground", outlined=False)
+
+
+def _blob(p: Pen, *discs: tuple[float, float, float, float]) -> None:
+    """Discs (x, y, rx, ry) melted into one outlined body."""
+    for x, y, rx, ry in discs:
+        p.disc(x, y, rx + 0.05, ry + 0.05, "ink")
+    for x, y, rx, ry in discs:
+        p.disc(x, y, rx, ry, "body", outlined=False)
 
 
 # ---- base half ----------------------------------------------------------------------------------------------------
@@ -121,8 +129,7 @@ def _striped_candle(p: Pen) -> None:
 
 
 def _apple(p: Pen) -> None:
-    p.disc(-0.26, 0.1, 0.48, 0.62, "body", outlined=False)
-    p.disc(0.26, 0.1, 0.48, 0.62, "body", outlined=False)
+    _blob(p, (-0.26, 0.1, 0.48, 0.62), (0.26, 0.1, 0.48, 0.62))
     p.line([(0, -0.4), (0.08, -0.85)], width=1.4)
     p.fill([(0.08, -0.6), (0.45, -0.9), (0.5, -0.62)], "accent")
 
@@ -257,8 +264,7 @@ def _sad_face(p: Pen) -> None:
 
 
 def _pear(p: Pen) -> None:
-    p.disc(0, -0.3, 0.34, 0.42, "body", outlined=False)
-    p.disc(0, 0.35, 0.58, 0.52, "body", outlined=False)
+    _blob(p, (0, -0.3, 0.34, 0.42), (0, 0.35, 0.58, 0.52))
     p.line([(0, -0.65), (0.1, -1.0)], width=1.4)
 
 
@@ -307,8 +313,7 @@ def _moon(p: Pen) -> None:
 
 
 def _cloud(p: Pen) -> None:
-    for x, y, r in ((-0.5, 0.15, 0.36), (0.0, -0.15, 0.46), (0.5, 0.12, 0.38), (0.0, 0.25, 0.34)):
-        p.disc(x, y, r, r, "body", outlined=False)
+    _blob(p, (-0.5, 0.15, 0.36, 0.36), (0.0, -0.15, 0.46, 0.46), (0.5, 0.12, 0.38, 0.38), (0.0, 0.25, 0.34, 0.34))
 
 
 def _lightning_bolt(p: Pen) -> None:
