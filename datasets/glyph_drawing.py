@@ -127,7 +127,7 @@ def _pick_pose(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _pick_tones(rng: np.random.Generator) -> dict[str, Colour]:
-    """Any hues, but dark ink on a lighter ground: a small model then needs minutes and not hours to learn the shapes."""
+    """Any hues, but dark ink on a lighter ground: so a small model learns the shapes in minutes."""
     ground = _pick_colour(rng, 130, 255)
     body = _pick_colour(rng, 110, 255)
     accent = _pick_colour(rng, 60, 255)
