@@ -123,7 +123,7 @@ def caption_of(label: int, index: int) -> str:
     return name
 
 
-def write_pretraining_tar(path: str | os.PathLike, per_class: int = 200) -> int:
+def write_pretraining_tar(path: str | os.PathLike, per_class: int = 300) -> int:
     """Writes the pretraining stream: pictures in folders named by their *caption*, which is not always the truth.
 
     A member is called ``<caption>/<what it shows>-<number>.png``; ``classnames.txt`` gives each folder its names.

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("tar", help="file to write")
-    parser.add_argument("--per-class", type=int, default=200, help="pictures of each class")
+    parser.add_argument("--per-class", type=int, default=300, help="pictures of each class")
     args = parser.parse_args(argv)
     started = time.perf_counter()
     misnamed = write_pretraining_tar(args.tar, args.per_class)
