@@ -1,0 +1,167 @@
+"""The node ``TRAINER.CAPT``: every key with its meaning, legal values and source.
+
+Marks: (P) the paper says so, (R) the published repository does so, (D) a decision of this package.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yacs.config import CfgNode
+
+from .base_models import BASE_LEARNERS
+from .model import CAPTSettings
+from .precision import PRECISIONS
+
+__all__ = ["PUBLISHED", "check_capt", "extend_cfg", "settings_from"]
+
+BANK_SOURCES = ("base", "zeroshot", "crossfit")
+COUNTS = ("hard", "soft")
+
+# As literal as the paper allows: bank over the full training set, no bank at test, no regulariser of ours.
+PUBLISHED: dict[str, Any] = {
+    "BANK.SHOTS": -1,
+    "BANK.AT_TEST": False,
+    "BANK.VIEWS": 1,
+    "MGDE.EVIDENCE_GATE": False,
+    "LOSS.KEEP": 0.0,
+}
+
+
+def extend_cfg(cfg: CfgNode) -> None:
+    """Add ``TRAINER.CAPT`` and, where the host has none, ``DATASET.SUBSAMPLE_CLASSES``."""
+    if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
+        cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    node = cfg.TRAINER.CAPT = CfgNode()
+
+    # Precision of the frozen towers: fp16, bf16, fp32, amp. What is trained computes in fp32 always (D).
+    node.PREC = "fp16"
+
+    # The base model that CAPT stands on.
+    node.BASE = CfgNode()
+    node.BASE.NAME = "ZeroshotCLIP"  # a key of base_models.BASE_LEARNERS
+    node.BASE.DIR = ""  # run folder of that learner; unused by ZeroshotCLIP
+    node.BASE.EPOCH = 0  # epoch to load; 0: the best or last that was saved
+    node.BASE.TEMPLATE = ""  # ZeroshotCLIP's prompt with {} for the name; "": the data set's own
+    node.BASE.CLASS_TOKEN_POSITION = "end"  # CoOp's: end, middle, front; its checkpoint does not say
+
+    # Confusion Bank (P 3.2).
+    node.BANK = CfgNode()
+    node.BANK.SOURCE = "base"  # who judges: base, zeroshot (the same CLIP, hand-written prompt), crossfit (D)
+    node.BANK.SHOTS = 0  # 0: the training images of this run (D); -1: the full training set (R)
+    node.BANK.VIEWS = 1  # views of an image that are judged: the test transform, then augmentations (D)
+    node.BANK.COUNTS = "hard"  # n[y, t] counts errors; soft adds p_j of every view to n[y, j], j != y (D)
+    node.BANK.FOLDS = 4  # folds of crossfit
+    node.BANK.FOLD_CONFIG = ""  # yaml that the base learner of a fold is trained with; crossfit needs it
+    node.BANK.AT_TEST = True  # consult the bank at test for the classes it knows (D); it holds training shots only
+
+    # Semantic Confusion Miner (P 3.2, Eq. 7).
+    node.SEM = CfgNode()
+    node.SEM.ON = True  # False: the expert sees no prompt features
+    node.SEM.NUM_PAIRS = 5  # k, mined pairs a query, >= 1
+    node.SEM.SYMMETRIC = False  # also count n[t, j] in Eq. 7 (D)
+    node.SEM.PROMPTS = "descriptions"  # folder of prompt files; pairs without any get templates
+
+    # Sample Confusion Miner (P 3.2, Eq. 8-10, 13).
+    node.SAM = CfgNode()
+    node.SAM.ON = True  # False: no representatives, no adapter
+    node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
+    node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
+    node.SAM.GAMMA = 0.5  # gamma, >= 0
+
+    # Multi-Granularity Discrepancy Expert (P 3.3, Eq. 11).
+    node.MGDE = CfgNode()
+    node.MGDE.ON = True  # False: corrections alone, no attention and no experts
+    node.MGDE.TOP_K = 2  # experts a query is routed to, 1 to 3 (R: 2)
+    node.MGDE.HIDDEN_RATIO = 4  # hidden width of an expert over D (R: 4)
+    node.MGDE.DROPOUT = 0.3  # in the experts, [0, 1) (R: 0.3)
+    node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
+    node.MGDE.BETA = 1.0  # scale of the residual, z' = norm(z + beta r), > 0
+    node.MGDE.SHARPNESS = 10.0  # b of exp(-b (1 - cos)), > 0; learned from there (D)
+    node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D)
+
+    # Losses (P Eq. 3-6).
+    node.LOSS = CfgNode()
+    node.LOSS.CONFUSE = 1.0  # lambda, weight of the symmetric InfoNCE, >= 0; 0 switches it off
+    node.LOSS.BALANCE = 0.01  # weight of the router's balance term, >= 0 (D)
+    node.LOSS.KEEP = 0.0  # weight of 1 - cos(z', z), >= 0 (D)
+
+    # Features of the frozen base model, computed once per view (D).
+    node.CACHE = CfgNode()
+    node.CACHE.VIEWS = 4  # views of a training image that are kept; 0: encode every step, no cache
+    node.CACHE.MAX_GB = 8.0  # with more than this the cache stays off, and the log says so
+
+
+def settings_from(node: CfgNode) -> CAPTSettings:
+    """The model's settings of a ``TRAINER.CAPT`` node."""
+    return CAPTSettings(
+        num_pairs=node.SEM.NUM_PAIRS,
+        symmetric=node.SEM.SYMMETRIC,
+        num_representatives=node.SAM.NUM_REPRESENTATIVES,
+        alpha=node.SAM.ALPHA,
+        gamma=node.SAM.GAMMA,
+        hidden_ratio=node.MGDE.HIDDEN_RATIO,
+        top_k=node.MGDE.TOP_K,
+        dropout=node.MGDE.DROPOUT,
+        beta=node.MGDE.BETA,
+        sharpness=node.MGDE.SHARPNESS,
+        gate_by_evidence=node.MGDE.EVIDENCE_GATE,
+        use_sem=node.SEM.ON,
+        use_sam=node.SAM.ON,
+        use_mgde=node.MGDE.ON,
+        weight_confuse=node.LOSS.CONFUSE,
+        weight_balance=node.LOSS.BALANCE,
+        weight_keep=node.LOSS.KEEP,
+    )
+
+
+def check_capt(node: CfgNode) -> None:
+    """Refuse a ``TRAINER.CAPT`` node that cannot be run.
+
+    Raises:
+        ValueError: lists every key that is out of range, with what it must be.
+    """
+    problems = [
+        f"TRAINER.CAPT.{key} must be {rule}, got {value!r}" for key, value, holds, rule in _rules(node) if not holds
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
+    def one_of(key: str, value: str, values: tuple[str, ...]) -> tuple[str, Any, bool, str]:
+        return key, value, value in values, f"one of {', '.join(values)}"
+
+    def at_least(key: str, value: float, least: float) -> tuple[str, Any, bool, str]:
+        return key, value, value >= least, f"at least {least}"
+
+    def positive(key: str, value: float) -> tuple[str, Any, bool, str]:
+        return key, value, value > 0, "greater than 0"
+
+    bank, sem, sam, mgde, loss = node.BANK, node.SEM, node.SAM, node.MGDE, node.LOSS
+    needs_folds = bank.SOURCE == "crossfit" and node.BASE.NAME != "ZeroshotCLIP"
+    return [
+        one_of("PREC", node.PREC, PRECISIONS),
+        one_of("BASE.NAME", node.BASE.NAME, tuple(BASE_LEARNERS)),
+        one_of("BASE.CLASS_TOKEN_POSITION", node.BASE.CLASS_TOKEN_POSITION, ("end", "middle", "front")),
+        one_of("BANK.SOURCE", bank.SOURCE, BANK_SOURCES),
+        one_of("BANK.COUNTS", bank.COUNTS, COUNTS),
+        ("BANK.SHOTS", bank.SHOTS, bank.SHOTS in (0, -1), "0 (the run's own shots) or -1 (the full training set)"),
+        at_least("BANK.VIEWS", bank.VIEWS, 1),
+        at_least("BANK.FOLDS", bank.FOLDS, 2),
+        ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
+        at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
+        at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
+        positive("SAM.ALPHA", sam.ALPHA),
+        at_least("SAM.GAMMA", sam.GAMMA, 0),
+        ("MGDE.TOP_K", mgde.TOP_K, 1 <= mgde.TOP_K <= 3, "1, 2 or 3"),
+        at_least("MGDE.HIDDEN_RATIO", mgde.HIDDEN_RATIO, 1),
+        ("MGDE.DROPOUT", mgde.DROPOUT, 0 <= mgde.DROPOUT < 1, "in [0, 1)"),
+        at_least("MGDE.CENTROIDS", mgde.CENTROIDS, 0),
+        positive("MGDE.BETA", mgde.BETA),
+        positive("MGDE.SHARPNESS", mgde.SHARPNESS),
+        at_least("LOSS.CONFUSE", loss.CONFUSE, 0),
+        at_least("LOSS.BALANCE", loss.BALANCE, 0),
+        at_least("LOSS.KEEP", loss.KEEP, 0),
+        at_least("CACHE.VIEWS", node.CACHE.VIEWS, 0),
+    ]

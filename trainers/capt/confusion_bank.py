@@ -1,0 +1,404 @@
+"""The Confusion Bank: every training image that the base model takes for another class (paper 3.2).
+
+Rows are ground truth, columns the class an image was taken for:
+
+>>> import torch
+>>> probs = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.7, 0.2, 0.1]])  # three images of classes 0, 0, 1
+>>> views = JudgedViews.of(probs, label=torch.tensor([0, 0, 1]), feature=torch.eye(3))
+>>> bank = ConfusionBank.build(["cup", "jug", "vase"], ["a.jpg", "b.jpg", "c.jpg"], [views])
+>>> bank.counts.int().tolist()
+[[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+
+The bank knows tensors, not trainers. Its entries are rows of tensors on one device, with one row of zeros behind the
+last entry: what a query cannot fill points there, so that no shape depends on what was found.
+
+Shapes: C classes, M entries, B queries, P mined pairs a query, K representatives, D joint width, N patches, Dv width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .files import write_atomically, write_json
+
+__all__ = ["BankMismatchError", "ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
+
+FORMAT = 1
+FILE = "confusion_bank.safetensors"
+
+
+class BankMismatchError(ValueError):
+    """A stored bank was built for another run."""
+
+
+def confusion_intensity(probs: Tensor) -> Tensor:
+    """c = 2 p_(2) / (p_(1) + p_(2)) in [0, 1] of confidences ``(..., C)``: 0 certain, 1 torn between two classes (D)."""
+    if probs.shape[-1] < 2:
+        return torch.zeros_like(probs[..., 0])
+    top = probs.topk(2, dim=-1).values
+    return 2 * top[..., 1] / (top[..., 0] + top[..., 1])
+
+
+@dataclass(frozen=True)
+class JudgedViews:
+    """Views of training images with what a judge made of them.
+
+    Attributes:
+        probs: ``(M, C)`` the judge's confidences.
+        label: ``(M,)`` ground truth.
+        index: ``(M,)`` position of the image in the data source.
+        view: ``(M,)`` which view of the image.
+        feature: ``(M, D)`` normalised image feature z of the base model.
+        cls: ``(M, Dv)`` class token; width 0 where no tokens are kept.
+        tokens: ``(M, N, Dv)`` patch tokens; N 0 where none are kept.
+    """
+
+    probs: Tensor
+    label: Tensor
+    index: Tensor
+    view: Tensor
+    feature: Tensor
+    cls: Tensor
+    tokens: Tensor
+
+    @staticmethod
+    def of(probs: Tensor, label: Tensor, feature: Tensor, **others: Tensor) -> JudgedViews:
+        """With defaults for what a caller does not have: first views, images in order, no tokens."""
+        num = len(probs)
+        defaults = {
+            "index": torch.arange(num, device=probs.device),
+            "view": torch.zeros(num, dtype=torch.long, device=probs.device),
+            "cls": probs.new_zeros(num, 0),
+            "tokens": probs.new_zeros(num, 0, 0),
+        }
+        return JudgedViews(probs=probs, label=label, feature=feature, **{**defaults, **others})
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Representative confused samples of B queries.
+
+    Attributes:
+        entry: ``(B, K)`` int64 rows of the bank; the padding row where ``valid`` is False.
+        valid: ``(B, K)`` bool.
+        similarity: ``(B, K)`` cosine to the query; 0 where not valid.
+    """
+
+    entry: Tensor
+    valid: Tensor
+    similarity: Tensor
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """One row an entry, and a last row of padding."""
+
+    label: Tensor  # (M+1,) int64, -1 for padding
+    pseudo_label: Tensor  # (M+1,) int64, -1 for padding
+    p_label: Tensor  # (M+1,) confidence in the label
+    p_pseudo: Tensor  # (M+1,) confidence in the pseudo-label
+    intensity: Tensor  # (M+1,) confusion intensity c
+    index: Tensor  # (M+1,) int64, image in `paths`, -1 for padding
+    view: Tensor  # (M+1,) int64
+    feature: Tensor  # (M+1, D)
+    cls: Tensor  # (M+1, Dv)
+    tokens: Tensor  # (M+1, N, Dv)
+
+    def named(self) -> dict[str, Tensor]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def without_padding(self) -> dict[str, Tensor]:
+        return {name: value[:-1] for name, value in self.named().items()}
+
+    @classmethod
+    def padded(cls, rows: dict[str, Tensor]) -> _Entries:
+        pads = {"label": -1, "pseudo_label": -1, "index": -1}
+        with_padding = {}
+        for name, value in rows.items():
+            pad = value.new_full((1, *value.shape[1:]), pads.get(name, 0))
+            with_padding[name] = torch.cat([value, pad])
+        return cls(**with_padding)
+
+
+class ConfusionBank:
+    """Confused samples filed by (label, pseudo-label).
+
+    Args:
+        classnames: C names of the classes that labels and pseudo-labels count.
+        paths: image path of each data-set index, relative to the data root where possible.
+        entries: the rows; made by :meth:`build`.
+        counts: ``(C, C)`` fp32, n[y, t]; rows label, columns pseudo-label, diagonal zero.
+        fingerprint: what the bank was built from (data set, seed, shots, class names, base weights, source, views).
+    """
+
+    def __init__(
+        self,
+        classnames: Sequence[str],
+        paths: Sequence[str],
+        entries: _Entries,
+        counts: Tensor,
+        fingerprint: dict[str, Any] | None = None,
+    ):
+        self.classnames = list(classnames)
+        self.paths = list(paths)
+        self.entries = entries
+        self.counts = counts
+        self.fingerprint = dict(fingerprint or {})
+
+    # ------------------------------------------------------------------------------------------------------- building
+
+    @classmethod
+    def build(
+        cls,
+        classnames: Sequence[str],
+        paths: Sequence[str],
+        views: Iterable[JudgedViews],
+        *,
+        soft_counts: bool = False,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> ConfusionBank:
+        """File every view whose pseudo-label differs from its label (paper 3.2).
+
+        Args:
+            classnames: C class names.
+            paths: image path of each data-set index.
+            views: batches of judged views, of training images only.
+            soft_counts: count the confidence p_j of every view in n[y, j], j != y, instead of one for its pseudo-label (D).
+            fingerprint: stored with the bank, see :meth:`check`.
+
+        Raises:
+            ValueError: no views, or confidences of another number of classes.
+        """
+        num_classes, kept, counts = len(classnames), [], None
+        for batch in views:
+            if batch.probs.shape[1] != num_classes:
+                raise ValueError(f"the judge knows {batch.probs.shape[1]} classes, the bank {num_classes}")
+            rows, batch_counts = cls._file(batch, num_classes, soft_counts)
+            kept.append(rows)
+            counts = batch_counts if counts is None else counts + batch_counts
+        if counts is None:
+            raise ValueError("a confusion bank needs at least one view of a training image")
+        rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
+
+    @staticmethod
+    def _file(batch: JudgedViews, num_classes: int, soft_counts: bool) -> tuple[dict[str, Tensor], Tensor]:
+        probs, label = batch.probs.float(), batch.label
+        p_pseudo, pseudo_label = probs.max(dim=-1)
+        confused = pseudo_label != label
+        if soft_counts:
+            off_label = probs * (torch.arange(num_classes, device=probs.device) != label.unsqueeze(1))
+            counts = probs.new_zeros(num_classes, num_classes).index_add_(0, label, off_label)
+        else:
+            cell = label * num_classes + pseudo_label
+            counts = torch.bincount(cell, weights=confused.float(), minlength=num_classes**2)
+            counts = counts.float().view(num_classes, num_classes)
+        rows = {
+            "label": label,
+            "pseudo_label": pseudo_label,
+            "p_label": probs.gather(1, label.unsqueeze(1)).squeeze(1),
+            "p_pseudo": p_pseudo,
+            "intensity": confusion_intensity(probs),
+            "index": batch.index,
+            "view": batch.view,
+            "feature": batch.feature,
+            "cls": batch.cls,
+            "tokens": batch.tokens,
+        }
+        return {name: value[confused] for name, value in rows.items()}, counts
+
+    def merge(self, other: ConfusionBank) -> ConfusionBank:
+        """Both banks' entries and counts in one; the fingerprint stays this bank's.
+
+        Raises:
+            BankMismatchError: the banks count other classes or other images.
+        """
+        if (self.classnames, self.paths) != (other.classnames, other.paths):
+            raise BankMismatchError("banks of different classes or images cannot be merged; build both from one run")
+        mine, theirs = self.entries.without_padding(), other.entries.without_padding()
+        rows = {name: torch.cat([mine[name], theirs[name].to(mine[name])]) for name in mine}
+        counts = self.counts + other.counts.to(self.counts)
+        return ConfusionBank(self.classnames, self.paths, _Entries.padded(rows), counts, self.fingerprint)
+
+    # ------------------------------------------------------------------------------------------------------- querying
+
+    def __len__(self) -> int:
+        return len(self.entries.label) - 1
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.classnames)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the entries lie."""
+        return self.entries.label.device
+
+    def to(self, device: torch.device | str) -> ConfusionBank:
+        """The same bank with its tensors on ``device``."""
+        entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
+        return ConfusionBank(self.classnames, self.paths, entries, self.counts.to(device), self.fingerprint)
+
+    def retrieve(
+        self, z: Tensor, target: Tensor, partners: Tensor, query_index: Tensor, num_representatives: int
+    ) -> Retrieved:
+        """The entries of the mined pairs that are nearest to the query (Eq. 8), never one of the query's own image.
+
+        An entry belongs to the pair {t, j} if {label, pseudo-label} = {t, j}.
+
+        Args:
+            z: ``(B, D)`` normalised query features.
+            target: ``(B,)`` t as this bank's class index; -1 where the bank does not know the class.
+            partners: ``(B, P)`` j likewise; -1 also for an unused place.
+            query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
+            num_representatives: K.
+        """
+        entries = self.entries
+        entry_pair = self._pair(entries.label, entries.pseudo_label)  # (M+1,)
+        query_pair = self._pair(target.unsqueeze(1), partners)  # (B, P)
+        in_pair = (query_pair.unsqueeze(-1) == entry_pair).any(dim=1)  # (B, M+1)
+        is_own = (query_index.unsqueeze(1) == entries.index) & (query_index.unsqueeze(1) >= 0)
+        eligible = in_pair & ~is_own & (entries.label >= 0)
+        similarity = z.float() @ entries.feature.float().t()  # (B, M+1)
+        k = min(num_representatives, similarity.shape[1])
+        top, entry = similarity.masked_fill(~eligible, -torch.inf).topk(k, dim=1)
+        valid = top > -torch.inf
+        padding = len(self)
+        retrieved = Retrieved(entry.masked_fill(~valid, padding), valid, top.masked_fill(~valid, 0.0))
+        return self._widen(retrieved, num_representatives - k)
+
+    def _pair(self, a: Tensor, b: Tensor) -> Tensor:
+        """One number for the unordered pair {a, b}; -2 where either is unknown."""
+        number = torch.minimum(a, b) * self.num_classes + torch.maximum(a, b)
+        return torch.where((a >= 0) & (b >= 0), number, -2)
+
+    def _widen(self, found: Retrieved, extra: int) -> Retrieved:
+        if extra <= 0:
+            return found
+        pad = torch.nn.functional.pad
+        entry = pad(found.entry, (0, extra), value=len(self))
+        return Retrieved(entry, pad(found.valid, (0, extra)), pad(found.similarity, (0, extra)))
+
+    def class_index(self, classnames: Sequence[str]) -> Tensor:
+        """``(C',)`` this bank's index of each name, -1 for a class it does not know; equal names match in order."""
+        places: dict[str, list[int]] = {}
+        for index, name in enumerate(self.classnames):
+            places.setdefault(name, []).append(index)
+        found = [places[name].pop(0) if places.get(name) else -1 for name in classnames]
+        return torch.tensor(found, dtype=torch.long, device=self.device)
+
+    def counts_for(self, classnames: Sequence[str]) -> Tensor:
+        """n ``(C', C')`` for another list of classes; 0 where the bank does not know one of the two."""
+        index = self.class_index(classnames)
+        known = (index >= 0).to(self.counts.dtype)
+        index = index.clamp_min(0)
+        return self.counts[index][:, index] * known.unsqueeze(1) * known
+
+    def image_index(self, paths: Sequence[str]) -> Tensor:
+        """``(len(paths),)`` this bank's data-set index of each image path, -1 for an image it was not built from."""
+        place = {path: index for index, path in enumerate(self.paths)}
+        return torch.tensor([place.get(path, -1) for path in paths], dtype=torch.long, device=self.device)
+
+    def top_pairs(self, num_pairs: int = 10) -> list[tuple[str, str, float]]:
+        """The pairs of classes with most confusions in both directions: (a, b, n[a, b] + n[b, a])."""
+        both = (self.counts + self.counts.t()).triu(diagonal=1)
+        values, cells = both.flatten().topk(min(num_pairs, both.numel()))
+        pairs = zip(cells.tolist(), values.tolist(), strict=True)
+        c, names = self.num_classes, self.classnames
+        return [(names[cell // c], names[cell % c], value) for cell, value in pairs if value > 0]
+
+    # -------------------------------------------------------------------------------------------------------- storing
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors, entries without the padding row."""
+        return {**self.entries.without_padding(), "counts": self.counts}
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state: dict[str, Tensor],
+        classnames: Sequence[str],
+        paths: Sequence[str],
+        fingerprint: dict[str, Any] | None = None,
+    ) -> ConfusionBank:
+        """The bank that :meth:`state_dict` came from."""
+        rows = dict(state)
+        counts = rows.pop("counts")
+        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``confusion_bank.safetensors``, and a summary beside it as JSON for people; returns the file's path."""
+        path = Path(directory) / FILE
+        description = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "classnames": self.classnames,
+            "paths": self.paths,
+        }
+        tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
+        metadata = {"confusion_bank": json.dumps(description)}
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+        summary = {
+            "fingerprint": self.fingerprint,
+            "entries": len(self),
+            "top_pairs": [{"a": a, "b": b, "count": n} for a, b, n in self.top_pairs(50)],
+        }
+        write_json(path.with_suffix(".json"), summary)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> ConfusionBank:
+        """A bank from its file, or from the folder that holds it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is damaged, no bank, or of a newer format.
+        """
+        path = Path(path)
+        path = path / FILE if path.is_dir() else path
+        if not path.is_file():
+            raise FileNotFoundError(f'No confusion bank at "{path}"; train CAPT there first, or set BANK.AT_TEST False')
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                description = json.loads((file.metadata() or {})["confusion_bank"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f'"{path}" is not a confusion bank or is damaged ({error}); delete it and train'
+            ) from error
+        if description["format"] > FORMAT:
+            raise ValueError(f'"{path}" has format {description["format"]}, this code reads up to {FORMAT}; update it')
+        return cls.from_state_dict(state, description["classnames"], description["paths"], description["fingerprint"])
+
+    def check(self, expected: dict[str, Any]) -> None:
+        """Refuse to serve a run that the bank was not built for.
+
+        Raises:
+            BankMismatchError: names every part of the fingerprint that differs, with both values.
+        """
+        differing = [
+            f"{key}: bank has {_short(self.fingerprint.get(key))}, this run has {_short(value)}"
+            for key, value in expected.items()
+            if self.fingerprint.get(key) != value
+        ]
+        if differing:
+            raise BankMismatchError(
+                "the confusion bank was built for another run ("
+                + "; ".join(differing)
+                + "); delete it, or give the folder of the run it belongs to"
+            )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}..."

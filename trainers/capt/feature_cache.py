@@ -1,0 +1,200 @@
+"""What the frozen base model makes of the training images, computed once per view.
+
+Everything below CAPT's modules is frozen, so a view of an image gives the same tokens in every epoch. View 0 of an image
+is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the number of
+loader workers, the order and a resumed run change nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from .base_models import BaseModel
+
+__all__ = ["CachedLoader", "FeatureCache", "ViewBatch", "ViewDataset", "encode_views"]
+
+
+@dataclass(frozen=True)
+class ViewBatch:
+    """Base-model features of B views.
+
+    Attributes:
+        z: ``(B, D)`` fp32 normalised image feature.
+        cls: ``(B, Dv)`` class token; None for a ResNet.
+        tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
+        label: ``(B,)``.
+        index: ``(B,)`` data-set index of the image.
+        view: ``(B,)``.
+    """
+
+    z: Tensor
+    cls: Tensor | None
+    tokens: Tensor | None
+    label: Tensor
+    index: Tensor
+    view: Tensor
+
+    def to(self, device: torch.device) -> ViewBatch:
+        """The same on ``device``."""
+        return ViewBatch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
+
+
+class ViewDataset(Dataset):
+    """Views of images: item i is view i % V of image i // V.
+
+    Args:
+        data_source: items with ``impath`` and ``label`` (Dassl's Datum).
+        num_views: V.
+        test_transform: PIL image to tensor, for view 0.
+        train_transform: PIL image to tensor, random, for the others.
+        read_image: path to RGB PIL image.
+        seed: the views' seed.
+    """
+
+    def __init__(
+        self,
+        data_source: Sequence[Any],
+        num_views: int,
+        test_transform: Callable,
+        train_transform: Callable,
+        read_image: Callable,
+        seed: int,
+    ):
+        self.data_source = data_source
+        self.num_views = num_views
+        self.test_transform = test_transform
+        self.train_transform = train_transform
+        self.read_image = read_image
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.data_source) * self.num_views
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int, int, int]:
+        index, view = divmod(item, self.num_views)
+        image = self.read_image(self.data_source[index].impath)
+        if view == 0:
+            image = self.test_transform(image)
+        else:
+            with _seeded(self.seed, index, view):
+                image = self.train_transform(image)
+        return image, self.data_source[index].label, index, view
+
+
+@contextmanager
+def _seeded(*key: int) -> Iterator[None]:
+    """All three global generators seeded from ``key``, and put back afterwards."""
+    seed = int(np.random.SeedSequence([abs(k) for k in key]).generate_state(1)[0])
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
+
+
+@torch.no_grad()
+def encode_views(
+    base: BaseModel, views: ViewDataset, device: torch.device, batch_size: int, num_workers: int, title: str
+) -> Iterator[ViewBatch]:
+    """Base-model features of all views, batch by batch on ``device``, with a progress bar on a terminal."""
+    loader = DataLoader(views, batch_size, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda")
+    for images, label, index, view in tqdm(loader, desc=title, disable=not sys.stderr.isatty()):
+        features = base.encode_image(images.to(device, non_blocking=True))
+        z = normalize(features.feature.float(), dim=-1)
+        meta = (t.to(device) for t in (label, index, view))
+        yield ViewBatch(z, features.cls, features.tokens, *meta)
+
+
+class FeatureCache:
+    """Features of V views of every image, kept in main memory.
+
+    Args:
+        batches: what :func:`encode_views` yields, in its order.
+        num_views: V.
+    """
+
+    def __init__(self, batches: Iterator[ViewBatch], num_views: int):
+        parts = [batch.to(torch.device("cpu")) for batch in batches]
+        self.num_views = num_views
+        self.rows = ViewBatch(
+            **{
+                name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts])
+                for name in vars(parts[0])
+            }
+        )
+
+    def __len__(self) -> int:
+        """Images, not views."""
+        return len(self.rows.label) // self.num_views
+
+    @staticmethod
+    def gigabytes(num_images: int, num_views: int, num_tokens: int, width: int, bytes_per_value: int) -> float:
+        """Memory that a cache of tokens will take."""
+        return num_images * num_views * (num_tokens + 1) * width * bytes_per_value / 2**30
+
+    def take(self, index: Tensor, view: Tensor) -> ViewBatch:
+        """Rows of images ``(B,)`` and views ``(B,)``."""
+        row = index * self.num_views + view
+        return ViewBatch(**{name: None if value is None else value[row] for name, value in vars(self.rows).items()})
+
+    def views(self, num_views: int, batch_size: int = 512) -> Iterator[ViewBatch]:
+        """The first ``num_views`` views of every image, batch by batch."""
+        item = torch.arange(len(self) * num_views)
+        for part in item.split(batch_size):
+            yield self.take(part // num_views, part % num_views)
+
+
+class CachedLoader:
+    """A training loader over a cache: each image once an epoch, in one of its views.
+
+    Order and views follow from (seed, epoch) alone, so a resumed run goes on as if it had never stopped.
+
+    Args:
+        cache: the features.
+        batch_size: images a step; the last, smaller batch is dropped as in Dassl's training loader.
+        seed: the run's seed.
+        shuffle: False for Dassl's SequentialSampler.
+    """
+
+    def __init__(self, cache: FeatureCache, batch_size: int, seed: int, shuffle: bool = True):
+        self.cache = cache
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+        self.dataset = cache  # some hosts ask a loader for its data set's length
+
+    def __len__(self) -> int:
+        num_images = len(self.cache)
+        return num_images // self.batch_size if num_images >= self.batch_size else 1
+
+    def __iter__(self) -> Iterator[dict[str, ViewBatch]]:
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, self.epoch))
+        num_images = len(self.cache)
+        order = torch.randperm(num_images, generator=generator) if self.shuffle else torch.arange(num_images)
+        view = torch.randint(self.cache.num_views, (num_images,), generator=generator)
+        for step in range(len(self)):
+            index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield {"features": self.cache.take(index, view[index])}
+
+
+def hash_seed(*key: int) -> int:
+    """One 63-bit seed from several numbers, the same on every machine."""
+    return int(np.random.SeedSequence([abs(k) for k in key]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,255 @@
+"""CAPT, top to bottom in the paper's order: base logits, semantic miner, sample miner, expert, losses.
+
+Everything but the adapter and the expert is frozen. Nothing trained depends on the number of classes: the same weights
+serve the base classes, the new classes and any other list of names.
+
+Letters used throughout the package: B batch, C classes, N patches (h x h), D joint width, Dv visual width, P mined
+pairs, K representatives, M bank entries, E experts; x tokens, z image feature, t pseudo-label, y label, p confidences,
+u sample confusion feature, s logit scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base_models import BaseModel, class_logits
+from .confusion_bank import ConfusionBank, confusion_intensity
+from .diff_manner_adapter import DiffMannerAdapter
+from .experts import MultiGranularityDiscrepancyExpert, Refinement
+from .losses import balance_loss, confuse_loss, keep_loss, original_loss
+from .prompted_clip import ImageFeatures
+from .sample_miner import SampleConfusionMiner, SampleSet
+from .semantic_miner import PairSet, SemanticConfusionMiner
+
+__all__ = ["CAPTModel", "CAPTOutput", "CAPTSettings"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CAPTSettings:
+    """Sizes, switches and weights; :mod:`.config` explains each and holds the defaults in use."""
+
+    num_pairs: int = 5
+    symmetric: bool = False
+    num_representatives: int = 8
+    alpha: float = 5.0
+    gamma: float = 0.5
+    hidden_ratio: int = 4
+    top_k: int = 2
+    dropout: float = 0.3
+    beta: float = 1.0
+    sharpness: float = 10.0
+    gate_by_evidence: bool = True
+    use_sem: bool = True
+    use_sam: bool = True
+    use_mgde: bool = True
+    weight_confuse: float = 1.0
+    weight_balance: float = 0.01
+    weight_keep: float = 0.0
+
+
+@dataclass(frozen=True)
+class CAPTOutput:
+    """What CAPT makes of a batch.
+
+    Attributes:
+        logits: ``(B, C)`` fp32, l = s z' T^T.
+        base_logits: ``(B, C)`` fp32, l0 = s z T^T.
+        z: ``(B, D)`` normalised base image feature.
+        refinement: z', gates and evidence.
+        pairs: mined semantic confusion pairs.
+        samples: mined samples; None with SAM off.
+        losses: named scalars that :meth:`CAPTModel.forward` was given labels for; ``loss`` is their weighted sum.
+    """
+
+    logits: Tensor
+    base_logits: Tensor
+    z: Tensor
+    refinement: Refinement
+    pairs: PairSet
+    samples: SampleSet | None
+    losses: dict[str, Tensor] | None
+
+
+class Refiner(nn.Module):
+    """All that is trained and saved, with a note of the base model it was trained on."""
+
+    def __init__(self, adapter: DiffMannerAdapter | None, expert: MultiGranularityDiscrepancyExpert, base_digest: str):
+        super().__init__()
+        self.adapter = adapter
+        self.expert = expert
+        # A tensor rather than extra state, so that every Dassl and torch.load(weights_only=True) can carry it.
+        digest = torch.tensor(list(bytes.fromhex(base_digest)), dtype=torch.uint8)
+        self.register_buffer("base_digest", digest)  # (32,)
+        self.register_buffer("format", torch.tensor(FORMAT))
+
+
+class CAPTModel(nn.Module):
+    """Confusion-aware refinement of a frozen base model's image features.
+
+    Call :meth:`set_classes` before the first forward, and again to serve other classes.
+
+    Args:
+        base: the frozen base model.
+        settings: sizes and switches.
+
+    Raises:
+        ValueError: the backbone is a ResNet and the sample miner is on.
+    """
+
+    def __init__(self, base: BaseModel, settings: CAPTSettings):
+        super().__init__()
+        clip = base.prompted
+        if settings.use_sam and not clip.is_vit:
+            raise ValueError("the sample confusion miner needs a ViT's patch tokens; set TRAINER.CAPT.SAM.ON False")
+        self.base = base
+        self.settings = settings
+        self.semantic_miner = SemanticConfusionMiner(settings.num_pairs, settings.symmetric)
+        adapter = None
+        if settings.use_sam:
+            num_heads = clip.clip.visual.transformer.resblocks[-1].attn.num_heads
+            adapter = DiffMannerAdapter(clip.width, clip.grid, num_heads, settings.alpha, settings.gamma)
+            adapter.start_from(clip.clip.visual.transformer.resblocks[-1])
+        self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives) if settings.use_sam else None
+        expert = MultiGranularityDiscrepancyExpert(
+            base.embed_dim,
+            max(1, base.embed_dim // 64),
+            settings.hidden_ratio,
+            settings.top_k,
+            settings.dropout,
+            settings.beta,
+            settings.sharpness,
+            settings.gate_by_evidence,
+            settings.use_mgde,
+        )
+        self.refiner = Refiner(adapter, expert, base.digest())
+        self.bank: ConfusionBank | None = None
+        self.register_buffer("to_bank", torch.zeros(0, dtype=torch.long), persistent=False)  # (C,)
+        self.register_buffer("bank_text_features", torch.zeros(0, 0), persistent=False)  # (C_bank, D)
+
+    # -------------------------------------------------------------------------------------------------------- binding
+
+    @torch.no_grad()
+    def set_classes(
+        self, classnames: Sequence[str], difference: Tensor, commonality: Tensor, bank: ConfusionBank | None
+    ) -> None:
+        """Serve these classes.
+
+        Args:
+            classnames: C names.
+            difference: ``(C, C, D)`` prompt features D[t|j] at [t, j].
+            commonality: ``(C, C, D)`` prompt features K[t, j].
+            bank: the confusion bank, which need not know all of the classes; None to work without.
+        """
+        self.base.set_classes(classnames)
+        self.bank = bank
+        num_classes = len(classnames)
+        if bank is None:
+            counts = difference.new_zeros(num_classes, num_classes)
+        else:
+            counts = bank.counts_for(classnames)
+            self.to_bank = bank.class_index(classnames)
+            self.bank_text_features = self.base.encode_classes(bank.classnames)
+        self.semantic_miner.set_classes(counts, difference, commonality)
+
+    # -------------------------------------------------------------------------------------------------------- forward
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """Base-model features of ``(B, 3, H, W)`` images; the only step that touches pixels."""
+        return self.base.encode_image(images)
+
+    def forward(
+        self,
+        z: Tensor,
+        cls: Tensor | None,
+        tokens: Tensor | None,
+        label: Tensor | None = None,
+        query_index: Tensor | None = None,
+    ) -> CAPTOutput:
+        """Refine a batch of base-model features.
+
+        Args:
+            z: ``(B, D)`` normalised image features.
+            cls: ``(B, Dv)`` class tokens; None for a ResNet.
+            tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
+            label: ``(B,)`` ground truth; losses are computed when it is given.
+            query_index: ``(B,)`` the bank's data-set index of each image, -1 (default) for images it was not built from.
+        """
+        settings = self.settings
+        if query_index is None:
+            query_index = torch.full((len(z),), -1, dtype=torch.long, device=z.device)
+
+        # Base model: what CLIP believes (its top class is the pseudo-label t) and how torn it is.
+        texts = self.base.text_features_for(z)
+        base_logits = class_logits(z, texts, self.base.logit_scale)
+        probs = base_logits.softmax(dim=-1)
+
+        # Semantic Confusion Miner: pairs (t, j_1 ... j_P) by Eq. 7, with what is said of them.
+        pairs = self.semantic_miner(probs)
+
+        # Sample Confusion Miner: representatives of these pairs, confusion features by the Diff-Manner Adapter (Eq. 8-10).
+        samples = None
+        if self.sample_miner is not None:
+            samples = self.sample_miner(
+                z,
+                cls,
+                tokens,
+                confusion_intensity(probs),
+                pairs,
+                self.base.project,
+                self.bank,
+                self.to_bank,
+                self.bank_text_features,
+                query_index,
+            )
+
+        # Multi-Granularity Discrepancy Expert: the refined feature z' (Eq. 11).
+        refinement = self.refiner.expert(z, pairs if settings.use_sem else None, samples)
+        logits = class_logits(refinement.z, texts, self.base.logit_scale)
+
+        losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement, z)
+        return CAPTOutput(logits, base_logits, z, refinement, pairs, samples, losses)
+
+    def _losses(
+        self,
+        logits: Tensor,
+        label: Tensor,
+        texts: Tensor,
+        pairs: PairSet,
+        samples: SampleSet | None,
+        refinement: Refinement,
+        z: Tensor,
+    ) -> dict[str, Tensor]:
+        """L = L_ori + lambda L_confuse (Eq. 3), and the regularisers; every term that is in use under its own name."""
+        settings = self.settings
+        losses = {"loss_ori": original_loss(logits, label)}
+        weights = {"loss_ori": 1.0}
+        if samples is not None and settings.weight_confuse:
+            rivals = torch.cat([pairs.target.unsqueeze(1), pairs.partners], dim=1)  # (B, P+1)
+            there = torch.cat([torch.ones_like(pairs.valid[:, :1]), pairs.valid], dim=1)
+            own = label if self.bank is None else self.to_bank[label]
+            losses["loss_confuse"] = confuse_loss(
+                samples.u,
+                texts,
+                label,
+                rivals,
+                there & (rivals != label.unsqueeze(1)),
+                samples.features,
+                samples.valid & (samples.label != own.unsqueeze(1)),
+                self.base.logit_scale,
+            )
+            weights["loss_confuse"] = settings.weight_confuse
+        if refinement.gates is not None and settings.weight_balance:
+            losses["loss_balance"] = balance_loss(refinement.gates)
+            weights["loss_balance"] = settings.weight_balance
+        if settings.weight_keep:
+            losses["loss_keep"] = keep_loss(refinement.z, z)
+            weights["loss_keep"] = settings.weight_keep
+        total = sum(weights[name] * value for name, value in losses.items())
+        return {"loss": total, **losses}

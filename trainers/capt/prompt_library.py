@@ -1,0 +1,181 @@
+"""Where the sentences about a pair of classes come from: what tells the two apart, and what they share.
+
+Sources, the first that knows the pair wins:
+
+1. ``<data set>_pairs.json``: ``{"a||b": {"commonality": [...], "difference_a": [...], "difference_b": [...]}}``;
+2. class-wise files of the published code, ``<data set>_prompt_distinct.json`` and ``<data set>_prompt_common.json``:
+   ``{class: [sentence, ...]}``; and FuDD's ``<data set>_prompt_pairs.json`` for the difference side;
+3. templates made of the two names: always there, so nothing ever needs a network.
+
+A file that a language model wrote (``make_prompts``) has the form of the first source.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+__all__ = ["PairPrompts", "PromptLibrary", "encode_pairs"]
+
+DIFFERENCE_TEMPLATES = ("a photo of a {t}, not a {j}.", "a photo of a {t}, which differs from a {j}.")
+COMMONALITY_TEMPLATES = ("a photo of a {t} or a {j}.", "a photo of something that a {t} and a {j} have in common.")
+
+
+@dataclass(frozen=True)
+class PairPrompts:
+    """Sentences for the ordered pair (t, j).
+
+    Attributes:
+        difference: what tells t from j.
+        commonality: why they are confused.
+        sources: where the two sides come from, for the log.
+    """
+
+    difference: tuple[str, ...]
+    commonality: tuple[str, ...]
+    sources: tuple[str, str]
+
+
+class PromptLibrary:
+    """Looks up the sentences of pairs in the files of one folder, and falls back to templates.
+
+    Args:
+        folder: folder of the JSON files; it need not exist.
+        dataset: the data set's name in file names, compared without regard to case.
+        all_classnames: names of all classes of the data set in its own order, which FuDD's files count by.
+
+    Raises:
+        ValueError: a file is no JSON or of another form; the message names it.
+    """
+
+    def __init__(self, folder: str | Path, dataset: str, all_classnames: Sequence[str] = ()):
+        self.files: list[Path] = []
+        self._folder, self._dataset = Path(folder), dataset.lower()
+        self._pairs = {_names(key): entry for key, entry in self._read("pairs", dict).items()}
+        self._distinct = {_plain(k): tuple(v) for k, v in self._read("prompt_distinct", list).items()}
+        self._common = {_plain(k): tuple(v) for k, v in self._read("prompt_common", list).items()}
+        self._fudd = _fudd_differences(self._read("prompt_pairs", dict), [_plain(n) for n in all_classnames])
+
+    def _read(self, kind: str, value_type: type) -> dict[str, Any]:
+        names = [p for p in self._folder.glob("*.json") if p.name.lower() == f"{self._dataset}_{kind}.json"]
+        if not names:
+            return {}
+        path = names[0]
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f'"{path}" is no JSON ({error}); mend or remove it') from error
+        if not isinstance(content, dict) or not all(isinstance(v, value_type) for v in content.values()):
+            raise ValueError(f'"{path}" must map names to {value_type.__name__}s; see the README of descriptions/')
+        self.files.append(path)
+        return content
+
+    def prompts(self, t: str, j: str) -> PairPrompts:
+        """Sentences for the ordered pair (t, j)."""
+        t, j = _plain(t), _plain(j)
+        entry, side = self._pairs.get((t, j)), "difference_a"
+        if entry is None:
+            entry, side = self._pairs.get((j, t), {}), "difference_b"
+        difference, from_difference = _first(
+            ("pairs file", tuple(entry.get(side, ()))),
+            ("class-wise file", self._distinct.get(t, ())),
+            ("FuDD file", self._fudd.get((t, j), ())),
+            ("template", tuple(s.format(t=t, j=j) for s in DIFFERENCE_TEMPLATES)),
+        )
+        first, second = sorted((t, j))
+        classwise = self._common.get(first, ()) + self._common.get(second, ())
+        commonality, from_commonality = _first(
+            ("pairs file", tuple(entry.get("commonality", ()))),
+            ("class-wise file", classwise),
+            ("template", tuple(s.format(t=first, j=second) for s in COMMONALITY_TEMPLATES)),
+        )
+        return PairPrompts(difference, commonality, (from_difference, from_commonality))
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _names(key: str) -> tuple[str, str]:
+    a, separator, b = key.partition("||")
+    if not separator:
+        raise ValueError(f'the key "{key}" of a pairs file must have the form "a||b"')
+    return _plain(a), _plain(b)
+
+
+def _first(*candidates: tuple[str, tuple[str, ...]]) -> tuple[tuple[str, ...], str]:
+    return next((sentences, source) for source, sentences in candidates if sentences)
+
+
+def _fudd_differences(content: dict[str, Any], classnames: list[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    found: dict[tuple[str, str], tuple[str, ...]] = {}
+    for entry in content.values():
+        a, b = (int(c) for c in entry["classes"])
+        if max(a, b) >= len(classnames):
+            raise ValueError(f"FuDD's file counts class {max(a, b)}, the data set has {len(classnames)} classes")
+        texts = [pair["prompt_pair"] for pair in entry["prompt_pairs"]]
+        found[classnames[a], classnames[b]] = tuple(text[0] for text in texts)
+        found[classnames[b], classnames[a]] = tuple(text[1] for text in texts)
+    return found
+
+
+@torch.no_grad()
+def encode_pairs(
+    library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
+) -> tuple[Tensor, Tensor, Counter]:
+    """Prompt features of all ordered pairs: encoded, averaged per pair and side, normalised.
+
+    Every sentence is encoded once, however many pairs share it.
+
+    Args:
+        library: where the sentences come from.
+        classnames: C names.
+        text_features: sentences to normalised features ``(S, D)`` by the frozen text encoder.
+
+    Returns:
+        ``difference (C, C, D)`` with D[t|j] at [t, j]; ``commonality (C, C, D)``, symmetric; and how many (pair, side)s
+        came from each source. Diagonals are zero.
+    """
+    num_classes = len(classnames)
+    sentences: dict[str, int] = {}
+    sources: Counter = Counter()
+    sides: tuple[tuple[list[int], list[int]], ...] = (([], []), ([], []))  # (pair cell, sentence) of each side
+    for t, t_name in enumerate(classnames):
+        for j, j_name in enumerate(classnames):
+            if t == j:
+                continue
+            prompts = library.prompts(t_name, j_name)
+            for (cells, rows), side, texts, source in zip(
+                sides,
+                ("difference", "commonality"),
+                (prompts.difference, prompts.commonality),
+                prompts.sources,
+                strict=True,
+            ):
+                sources[f"{side}: {source}"] += 1
+                for text in texts:
+                    cells.append(t * num_classes + j)
+                    rows.append(sentences.setdefault(text, len(sentences)))
+    if not sentences:
+        empty = text_features(["a photo."]).new_zeros(num_classes, num_classes, 1)
+        return empty, empty.clone(), sources
+    features = text_features(list(sentences))  # (S, D)
+    difference, commonality = (_mean_by_cell(features, *side, num_classes) for side in sides)
+    return difference, commonality, sources
+
+
+def _mean_by_cell(features: Tensor, cells: list[int], rows: list[int], num_classes: int) -> Tensor:
+    cell = torch.tensor(cells, device=features.device)
+    row = torch.tensor(rows, device=features.device)
+    total = features.new_zeros(num_classes**2, features.shape[1])
+    for part in torch.arange(len(cells), device=features.device).split(65_536):  # bounds the gathered copy
+        total.index_add_(0, cell[part], features[row[part]])
+    return normalize(total, dim=-1).view(num_classes, num_classes, -1)

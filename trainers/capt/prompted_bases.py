@@ -1,0 +1,214 @@
+"""Base learners with prompts inside the towers (MaPLe, IVLP, PromptSRC, VPT) or prompts that follow the image (CoCoOp).
+
+Checkpoints are those of the original repositories and of this one alike: fp16 or fp32, of the whole model, with or
+without the embeddings of the class names that they were trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, linear, normalize
+
+from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
+from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
+from .prompted_clip import ImageFeatures, PromptedCLIP
+
+__all__ = ["LearnedPrompts", "load_cocoop", "load_independent", "load_maple", "load_vpt"]
+
+
+@dataclass(frozen=True)
+class LearnedPrompts:
+    """The prompts of both towers, fp32.
+
+    Attributes:
+        context: ``(n, Dt)`` in front of the class name, fixed words behind the learned tokens included; None for VPT.
+        text: ``(J, n, Dt)`` of the text tower's deeper blocks, or None.
+        visual: ``(m, Dv)`` in front of the image tower's first block, or None.
+        visual_deep: ``(J, m, Dv)`` of its deeper blocks, or None.
+    """
+
+    context: Tensor | None = None
+    text: Tensor | None = None
+    visual: Tensor | None = None
+    visual_deep: Tensor | None = None
+
+
+class DeepPromptedCLIP(BaseModel):
+    """CLIP with learned prompts in its towers; texts without a learned context are ``a photo of a {}.``"""
+
+    def __init__(self, prompted: PromptedCLIP, prompts: LearnedPrompts):
+        super().__init__(prompted)
+        self.names = sorted(vars(prompts))
+        for name in self.names:
+            self.register_buffer(name, getattr(prompts, name), persistent=False)
+
+    def _text_features(self, classnames: list[str]) -> Tensor:
+        if self.context is None:
+            return self.prompted.text_features([f"a photo of a {plain_name(name)}." for name in classnames])
+        words = " ".join(["X"] * len(self.context))
+        tokens = class_tokens(self.prompted, classnames, words, len(self.context))
+        prompts = place_context(self.context, tokens.prefix, tokens.suffix)
+        return self.prompted.encode_text(prompts, tokens.eot, self.text)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Features of ``(B, 3, H, W)`` images, seen with the visual prompts."""
+        return self.prompted.encode_image(images, self.visual, self.visual_deep)
+
+    def _fingerprinted(self) -> dict[str, Tensor]:
+        return {name: value for name in self.names if (value := getattr(self, name)) is not None}
+
+
+class CoCoOp(BaseModel):
+    """CLIP with a context that a meta-net shifts by the image; T is the one for no image at all, z = 0."""
+
+    def __init__(self, prompted: PromptedCLIP, context: Tensor, meta: nn.Module):
+        super().__init__(prompted)
+        self.register_buffer("context", context, persistent=False)  # (n, Dt)
+        self.meta_net = meta
+        self.tokens: ClassTokens | None = None
+
+    def _class_tokens(self, classnames: Sequence[str]) -> ClassTokens:
+        return class_tokens(self.prompted, classnames, " ".join(["X"] * len(self.context)), len(self.context))
+
+    def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
+        contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
+        encoded = encode_texts_per_image(
+            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot
+        )  # (B, C, D)
+        return normalize(encoded.float(), dim=-1)
+
+    def _text_features(self, classnames: list[str]) -> Tensor:
+        nothing = torch.zeros(1, self.embed_dim, device=self.context.device)
+        return self._encode(nothing, self._class_tokens(classnames))[0]
+
+    @torch.no_grad()
+    def set_classes(self, classnames: Sequence[str]) -> None:
+        """Compute T for these classes, and keep their tokens for the texts of each image."""
+        super().set_classes(classnames)
+        self.tokens = self._class_tokens(classnames)
+
+    @torch.no_grad()
+    def text_features_for(self, z: Tensor) -> Tensor:
+        """T ``(B, C, D)`` for normalised image features ``(B, D)``."""
+        return self._encode(z, self.tokens)
+
+    def _fingerprinted(self) -> dict[str, Tensor]:
+        return {"context": self.context}
+
+
+def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
+    """CoCoOp's base model; the checkpoint holds only the prompts and the meta-net."""
+    path, state = learner_state(spec, "prompt_learner")
+    context = entry(state, "ctx", path)
+    check_width(context, prompted.text_width, "ctx", path)
+    meta = meta_net(prompted.embed_dim, prompted.text_width)
+    weights = {key: entry(state, f"meta_net.{key}", path) for key in meta.state_dict()}
+    check_width(weights["linear1.weight"], prompted.embed_dim, "meta_net.linear1.weight", path)
+    meta.load_state_dict(weights)
+    return CoCoOp(prompted, context, meta)
+
+
+def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
+    """MaPLe's base model: visual prompts are projections of the textual ones."""
+    path, state = learner_state(spec, "MultiModalPromptLearner")
+    _check_backbone(prompted, state, path)
+    context = entry(state, "prompt_learner.ctx", path)
+    check_width(context, prompted.text_width, "prompt_learner.ctx", path)
+
+    def projected(prompt: Tensor, name: str) -> Tensor:
+        weight, bias = (entry(state, f"prompt_learner.{name}.{part}", path) for part in ("weight", "bias"))
+        return linear(prompt, weight, bias)
+
+    text = _numbered(state, r"prompt_learner\.compound_prompts_text\.(\d+)")
+    deep = [projected(prompt, f"compound_prompt_projections.{i}") for i, prompt in enumerate(text)]
+    prompts = LearnedPrompts(
+        context=_with_fixed_words(prompted, context, spec.context_words, state, path),
+        text=_stack(text),
+        visual=projected(context, "proj"),
+        visual_deep=_stack(deep),
+    )
+    return DeepPromptedCLIP(prompted, prompts)
+
+
+def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
+    """The base model of IVLP or PromptSRC: prompts of each tower hang on its blocks."""
+    path, state = learner_state(spec, "VLPromptLearner")
+    _check_backbone(prompted, state, path)
+    context = entry(state, "prompt_learner.ctx", path)
+    check_width(context, prompted.text_width, "prompt_learner.ctx", path)
+    prompts = LearnedPrompts(
+        context=_with_fixed_words(prompted, context, spec.context_words, state, path),
+        text=_stack(_numbered(state, r"text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")),
+        **_visual_prompts(state),
+    )
+    return DeepPromptedCLIP(prompted, prompts)
+
+
+def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
+    """VPT's base model: visual prompts only."""
+    path, state = learner_state(spec, "prompt_learner")
+    _check_backbone(prompted, state, path)
+    entry(state, "image_encoder.VPT", path)
+    return DeepPromptedCLIP(prompted, LearnedPrompts(**_visual_prompts(state)))
+
+
+def _visual_prompts(state: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    shallow = state.get("image_encoder.VPT")
+    deep = _numbered(state, r"image_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
+    return {"visual": None if shallow is None else shallow.float(), "visual_deep": _stack(deep)}
+
+
+def _numbered(state: dict[str, Tensor], pattern: str) -> list[Tensor]:
+    """Entries whose key matches, in fp32, in order of the number in it."""
+    found = {int(match[1]): value for key, value in state.items() if (match := re.fullmatch(pattern, key))}
+    return [found[number].float() for number in sorted(found)]
+
+
+def _stack(prompts: list[Tensor]) -> Tensor | None:
+    return torch.stack(prompts) if prompts else None
+
+
+def _check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) -> None:
+    """These checkpoints hold all of CLIP: refuse another CLIP than the run's; half precision is no difference."""
+    if not prompted.is_vit:
+        raise ValueError(f'"{path}" holds visual prompts, which need a ViT; set MODEL.BACKBONE.NAME to its backbone')
+    own = {
+        "image_encoder.proj": prompted.clip.visual.proj,
+        "text_encoder.text_projection": prompted.clip.text_projection,
+    }
+    for key, ours in own.items():
+        theirs = state.get(key)
+        if theirs is None:
+            continue
+        ours, theirs = ours.detach().float().cpu(), theirs.float().cpu()
+        if theirs.shape != ours.shape or (theirs - ours).norm() > 0.05 * ours.norm():
+            raise ValueError(
+                f'"{path}" was trained on another CLIP ({key} differs); set MODEL.BACKBONE.NAME to its backbone'
+            )
+
+
+@torch.no_grad()
+def _with_fixed_words(
+    prompted: PromptedCLIP, context: Tensor, words: str, state: dict[str, Tensor], path: str
+) -> Tensor:
+    """The learned tokens, and behind them those of ``words`` that were not learned, as MaPLe keeps ``of a``.
+
+    Where the checkpoint holds the embeddings behind the context, they must begin with these words.
+    """
+    n = len(context)
+    if not words or n > 4:  # the family's rule: longer contexts start at random, without words
+        return context
+    ids = prompted.tokenize([words.replace("_", " ")])
+    fixed = prompted.embed(ids)[0, 1 + n : int(ids.argmax())].float()
+    stored = state.get("prompt_learner.token_suffix")
+    if stored is not None and len(fixed):
+        alike = cosine_similarity(stored[0, : len(fixed)].float().cpu(), fixed.cpu(), dim=-1)
+        if alike.min() < 0.99:
+            raise ValueError(f'"{path}" was trained with another CTX_INIT than "{words}"; name it in the base\'s spec')
+    return torch.cat([context, fixed.to(context.device)])

@@ -1,0 +1,112 @@
+"""Sample Confusion Miner: which stored confused samples an image resembles, and their confusion features (paper 3.2).
+
+Shapes: B batch, P mined pairs a query, K representatives, N patches, Dv visual width, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from .confusion_bank import ConfusionBank
+from .diff_manner_adapter import DiffMannerAdapter
+from .semantic_miner import PairSet
+
+__all__ = ["SampleConfusionMiner", "SampleSet"]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The sample-level view of B queries' confusion.
+
+    Attributes:
+        u: ``(B, D)`` normalised sample confusion feature of the query.
+        features: ``(B, K, D)`` normalised confusion features of the representatives; zero where not valid.
+        corrections: ``(B, K, D)`` text feature of their label minus that of their pseudo-label; zero where not valid.
+        similarity: ``(B, K)`` cosine of representative and query in the base model's space; 0 where not valid.
+        valid: ``(B, K)`` bool.
+        label: ``(B, K)`` int64, the representatives' labels as the bank counts classes; -1 where not valid.
+        entry: ``(B, K)`` int64, rows of the bank.
+    """
+
+    u: Tensor
+    features: Tensor
+    corrections: Tensor
+    similarity: Tensor
+    valid: Tensor
+    label: Tensor
+    entry: Tensor
+
+
+class SampleConfusionMiner(nn.Module):
+    """Retrieves representative confused samples and gives them and the query their confusion features.
+
+    Args:
+        adapter: the Diff-Manner Adapter, shared by query and representatives.
+        num_representatives: K.
+    """
+
+    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int):
+        super().__init__()
+        self.adapter = adapter
+        self.num_representatives = num_representatives
+
+    def confusion_feature(
+        self, cls: Tensor, tokens: Tensor, intensity: Tensor, project: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """u = norm(proj(ln_post(x_cls + pool(X' - X)))) ``(..., D)`` of tokens ``(..., N, Dv)``."""
+        lead = cls.shape[:-1]
+        adapted = self.adapter(cls.flatten(0, -2), tokens.flatten(0, -3), intensity.flatten())
+        return normalize(project(adapted), dim=-1).unflatten(0, lead)
+
+    def forward(
+        self,
+        z: Tensor,
+        cls: Tensor,
+        tokens: Tensor,
+        intensity: Tensor,
+        pairs: PairSet,
+        project: Callable[[Tensor], Tensor],
+        bank: ConfusionBank | None,
+        to_bank: Tensor | None,
+        bank_text_features: Tensor | None,
+        query_index: Tensor,
+    ) -> SampleSet:
+        """Mine the representatives of a batch.
+
+        Args:
+            z: ``(B, D)`` normalised image features.
+            cls: ``(B, Dv)`` class tokens.
+            tokens: ``(B, N, Dv)`` patch tokens.
+            intensity: ``(B,)`` confusion intensity of the queries.
+            pairs: the mined pairs.
+            project: class token to joint space.
+            bank: None where no bank may be consulted; then no representative is valid.
+            to_bank: ``(C,)`` the bank's index of each class in use, -1 for unknown ones.
+            bank_text_features: ``(C_bank, D)`` T of the bank's classes.
+            query_index: ``(B,)`` the bank's data-set index of each query, -1 for an image it was not built from.
+        """
+        u = self.confusion_feature(cls, tokens, intensity, project)
+        if bank is None:
+            return self._empty(u)
+        partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
+        found = bank.retrieve(z, to_bank[pairs.target], partners, query_index, self.num_representatives)
+        entries = bank.entries
+        features = self.confusion_feature(
+            entries.cls[found.entry], entries.tokens[found.entry], entries.intensity[found.entry], project
+        )  # (B, K, D)
+        valid = found.valid.unsqueeze(-1)
+        label, pseudo_label = entries.label[found.entry], entries.pseudo_label[found.entry]
+        texts = bank_text_features
+        corrections = texts[label.clamp_min(0)] - texts[pseudo_label.clamp_min(0)]
+        return SampleSet(u, features * valid, corrections * valid, found.similarity, found.valid, label, found.entry)
+
+    def _empty(self, u: Tensor) -> SampleSet:
+        b, k, d = len(u), self.num_representatives, u.shape[-1]
+        none = torch.full((b, k), -1, dtype=torch.long, device=u.device)
+        zeros = u.new_zeros(b, k, d)
+        return SampleSet(u, zeros, zeros, u.new_zeros(b, k), none >= 0, none, none)

@@ -1,0 +1,113 @@
+"""Semantic Confusion Miner: with which classes an image is confused, and what is said of each pair (paper 3.2, Eq. 7).
+
+Shapes: B batch, C classes, P mined pairs a query, D joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["PairSet", "SemanticConfusionMiner", "confusion_scores", "mine_pairs"]
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """The semantic confusion pairs (t, j_1 ... j_P) of B queries.
+
+    Attributes:
+        target: ``(B,)`` int64 pseudo-label t.
+        partners: ``(B, P)`` int64 classes j, most confusable first; t itself where ``valid`` is False.
+        scores: ``(B, P)`` S_j; 0 where not valid.
+        valid: ``(B, P)`` bool; False only beyond the C - 1 classes that there are.
+        difference: ``(B, P, D)`` normalised D[t|j], what tells t from j; zero where not valid.
+        commonality: ``(B, P, D)`` normalised K[t, j], what they share; zero where not valid.
+    """
+
+    target: Tensor
+    partners: Tensor
+    scores: Tensor
+    valid: Tensor
+    difference: Tensor | None = None
+    commonality: Tensor | None = None
+
+
+def confusion_scores(probs: Tensor, target: Tensor, counts: Tensor, symmetric: bool = False) -> Tensor:
+    """S_j = (1 + n_j / sum_k n_k) p_j for every class j (Eq. 7), and -inf for t itself.
+
+    n_j = n[j, t] counts the images of class j that were taken for t. Where there are none at all the factor is 1.
+
+    Args:
+        probs: ``(B, C)`` confidences p.
+        target: ``(B,)`` pseudo-labels t.
+        counts: ``(C, C)`` n, rows label, columns pseudo-label, diagonal zero.
+        symmetric: also count n[t, j], the images of t taken for j (D).
+
+    Returns:
+        ``(B, C)`` fp32.
+    """
+    if symmetric:
+        counts = counts + counts.t()
+    n = counts.t()[target].to(probs.dtype)  # (B, C): n[j, t] over j
+    total = n.sum(dim=-1, keepdim=True)
+    share = torch.where(total > 0, n / total.clamp_min(torch.finfo(n.dtype).tiny), torch.zeros_like(n))
+    scores = (1 + share) * probs
+    return scores.scatter(1, target.unsqueeze(1), -torch.inf)
+
+
+def mine_pairs(probs: Tensor, counts: Tensor, num_pairs: int, symmetric: bool = False) -> PairSet:
+    """The P classes most confusable with each query's pseudo-label.
+
+    Args:
+        probs: ``(B, C)`` confidences of the base model; t is their arg max.
+        counts: ``(C, C)``, see :func:`confusion_scores`.
+        num_pairs: P; places beyond C - 1 stay empty.
+        symmetric: see :func:`confusion_scores`.
+    """
+    target = probs.argmax(dim=-1)
+    scores = confusion_scores(probs, target, counts, symmetric)
+    found = min(num_pairs, probs.shape[1] - 1)
+    top, partners = scores.topk(found, dim=-1)
+    missing = num_pairs - found
+    if missing:
+        top = nn.functional.pad(top, (0, missing))
+        partners = torch.cat([partners, target.unsqueeze(1).expand(-1, missing)], dim=1)
+    valid = torch.arange(num_pairs, device=probs.device).expand(len(probs), -1) < found
+    return PairSet(target, partners, top, valid)
+
+
+class SemanticConfusionMiner(nn.Module):
+    """Mines pairs and looks their prompt features up; has no weights.
+
+    Args:
+        num_pairs: P.
+        symmetric: see :func:`confusion_scores`.
+    """
+
+    def __init__(self, num_pairs: int, symmetric: bool = False):
+        super().__init__()
+        self.num_pairs = num_pairs
+        self.symmetric = symmetric
+        self.register_buffer("counts", torch.zeros(0, 0), persistent=False)  # (C, C)
+        self.register_buffer("difference", torch.zeros(0, 0, 0), persistent=False)  # (C, C, D) D[t|j] at [t, j]
+        self.register_buffer("commonality", torch.zeros(0, 0, 0), persistent=False)  # (C, C, D) symmetric
+
+    def set_classes(self, counts: Tensor, difference: Tensor, commonality: Tensor) -> None:
+        """Counts n and prompt features of the classes in use, see the buffers for shapes."""
+        self.counts, self.difference, self.commonality = counts, difference, commonality
+
+    def forward(self, probs: Tensor) -> PairSet:
+        """Pairs of base confidences ``(B, C)``, with their difference and commonality features."""
+        pairs = mine_pairs(probs, self.counts, self.num_pairs, self.symmetric)
+        target = pairs.target.unsqueeze(1)
+        seen = pairs.valid.unsqueeze(-1)
+        return PairSet(
+            pairs.target,
+            pairs.partners,
+            pairs.scores,
+            pairs.valid,
+            self.difference[target, pairs.partners] * seen,
+            self.commonality[target, pairs.partners] * seen,
+        )

@@ -1,0 +1,394 @@
+"""The Dassl trainer ``CAPT``: life cycle only. The method is in :mod:`.model`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from dassl.data.datasets import build_dataset
+from dassl.engine import TRAINER_REGISTRY, TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import read_image
+from torch import Tensor
+from torch.nn.functional import normalize
+from yacs.config import CfgNode
+
+from .bank_builder import bank_fingerprint, build_bank, fit_fold, fold_of
+from .base_models import BaseSpec, build_base
+from .config import check_capt, settings_from
+from .confusion_bank import FILE as BANK_FILE
+from .confusion_bank import ConfusionBank
+from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
+from .files import checkpoint_file, read_checkpoint
+from .model import CAPTModel, CAPTOutput
+from .precision import autocast_for, cast_clip, usable_precision
+from .prompt_library import PromptLibrary, encode_pairs
+from .prompted_clip import PromptedCLIP, load_clip
+from .run_record import RunRecordMixin
+from .templates import CUSTOM_TEMPLATES
+
+__all__ = ["CAPT"]
+
+MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
+
+
+class CAPT(RunRecordMixin, TrainerX):
+    """Confusion-Aware Prompt Tuning on a frozen base learner."""
+
+    # ------------------------------------------------------------------------------------------------------- building
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse what cannot be run, every problem in one message."""
+        check_capt(cfg.TRAINER.CAPT)
+
+    def build_model(self) -> None:
+        """Frozen base model, CAPT's modules on top of it, and their optimiser."""
+        cfg, node = self.cfg, self.cfg.TRAINER.CAPT
+        self.precision = usable_precision(node.PREC, torch.device(self.device))
+        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
+        prompted = PromptedCLIP(load_clip(cfg.MODEL.BACKBONE.NAME))
+        _check_input_size(cfg, prompted)
+        cast_clip(prompted.clip, self.precision)
+        prompted.to(self.device)
+
+        self.base_learner = node.BASE.NAME
+        template = node.BASE.TEMPLATE or CUSTOM_TEMPLATES.get(cfg.DATASET.NAME, "a photo of a {}.")
+        self.base_spec = BaseSpec(
+            node.BASE.NAME, node.BASE.DIR, node.BASE.EPOCH, template, node.BASE.CLASS_TOKEN_POSITION
+        )
+        base = build_base(prompted, self.base_spec).to(self.device)
+        print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
+
+        torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
+        self.model = CAPTModel(base, settings_from(node)).to(self.device)
+        self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
+        self._serve_classes(bank=None)
+        self._start_experts()
+        trained = sum(p.numel() for p in self.model.refiner.parameters())
+        total = trained + sum(p.numel() for p in base.parameters())
+        print(f"# trained params: {trained:,} of {total:,} ({100 * trained / total:.2f}%)")
+
+        self.optim = build_optimizer(self.model.refiner, cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.register_model(MODEL_NAME, self.model.refiner, self.optim, self.sched)
+
+    @property
+    def run_seed(self) -> int:
+        """The run's seed; an unseeded run takes torch's."""
+        return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**31
+
+    def _all_classnames(self) -> list[str]:
+        """Names of all classes of the data set, which FuDD's prompt files count by; this half's where it has none."""
+        cfg = self.cfg
+        has_fudd = any(
+            path.name.lower() == f"{cfg.DATASET.NAME.lower()}_prompt_pairs.json"
+            for path in Path(cfg.TRAINER.CAPT.SEM.PROMPTS).glob("*.json")
+        )
+        if not has_fudd or cfg.DATASET.SUBSAMPLE_CLASSES == "all":
+            return list(self.dm.dataset.classnames)
+        return list(_rebuilt_dataset(cfg, SUBSAMPLE_CLASSES="all").classnames)
+
+    def _serve_classes(self, bank: ConfusionBank | None) -> None:
+        """Bind the model to this run's classes, and to the bank where one may be consulted."""
+        classnames = list(self.dm.dataset.classnames)
+        if not hasattr(self, "_pair_features"):
+            difference, commonality, sources = encode_pairs(
+                self.prompt_library, classnames, self.model.base.prompted.text_features
+            )
+            self._pair_features = difference, commonality
+            for path in self.prompt_library.files:
+                print(f"Pair prompts from {path}")
+            print("Pair prompts by source: " + ", ".join(f"{k} {v:,}" for k, v in sorted(sources.items())))
+        self.model.set_classes(classnames, *self._pair_features, bank)
+
+    def _start_experts(self) -> None:
+        """Semantic experts start from the prompts, the sample expert from CLIP's own feed-forward network (P)."""
+        mixture = self.model.refiner.expert.mixture
+        num_centroids = self.cfg.TRAINER.CAPT.MGDE.CENTROIDS
+        if mixture is None:
+            return
+        generator = torch.Generator().manual_seed(hash_seed(self.run_seed, 1))
+        for name, features in zip(("difference", "commonality"), self._pair_features, strict=True):
+            off_diagonal = ~torch.eye(len(features), dtype=torch.bool, device=features.device)
+            if num_centroids and off_diagonal.any():
+                mixture.experts[name].start_from_prompts(features[off_diagonal], num_centroids, generator)
+        clip = self.model.base.prompted.clip
+        towers = [clip.transformer] + ([clip.visual.transformer] if self.model.base.prompted.is_vit else [])
+        if not any(mixture.experts["sample"].start_from_mlp(tower.resblocks[-1].mlp) for tower in towers):
+            print("Sample expert starts at random: no feed-forward network of this CLIP has the joint space's width")
+
+    # ------------------------------------------------------------------------------------------------------- training
+
+    def before_train(self) -> None:
+        """Resume if there is something to resume, then the bank and the cache, both from training images only."""
+        super().before_train()
+        self._check_base(self.model.refiner.base_digest, self.output_dir)
+        self._use_cache()
+        bank = self._load_or_build_bank()
+        num_images = len(set(bank.entries.index[:-1].tolist()))
+        print(f"Confusion bank: {len(bank):,} confused views of {num_images:,} images; most confused pairs:")
+        for a, b, count in bank.top_pairs(5):
+            print(f"  {a} / {b}: {count:.4g}")
+        if len(bank) == 0:
+            print("The base model makes no error on these images, so there is nothing to retrieve;")
+            print("  BANK.SOURCE zeroshot or crossfit, or more BANK.VIEWS, find more confusions")
+        self._serve_classes(bank)
+        self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
+
+    def _use_cache(self) -> None:
+        """Replace Dassl's training loader by one over cached features, where they fit."""
+        cfg, cache_cfg = self.cfg, self.cfg.TRAINER.CAPT.CACHE
+        self.cache: FeatureCache | None = None
+        if cache_cfg.VIEWS == 0:
+            return
+        sampler = cfg.DATALOADER.TRAIN_X.SAMPLER
+        if sampler not in ("RandomSampler", "SequentialSampler"):
+            print(f"CACHE.VIEWS is not used: it does not know the sampler {sampler}")
+            return
+        num_views = max(cache_cfg.VIEWS, cfg.TRAINER.CAPT.BANK.VIEWS)
+        prompted = self.model.base.prompted
+        gigabytes = 0.0
+        if prompted.is_vit:
+            size = torch.finfo(prompted.dtype).bits // 8
+            num_images = len(self.dm.dataset.train_x)
+            gigabytes = FeatureCache.gigabytes(num_images, num_views, prompted.grid**2, prompted.width, size)
+        if gigabytes > cache_cfg.MAX_GB:
+            print(
+                f"Feature cache off: {gigabytes:.1f} GB for {num_views} views, CACHE.MAX_GB is {cache_cfg.MAX_GB:.1f}; "
+                "the image tower runs every step"
+            )
+            return
+        views = self._encode(self.dm.dataset.train_x, num_views, "Caching features")
+        self.cache = FeatureCache(views, num_views)
+        batch_size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+        self.train_loader_x = CachedLoader(self.cache, batch_size, self.run_seed, sampler == "RandomSampler")
+        print(f"Feature cache: {len(self.cache):,} images x {num_views} views, {gigabytes:.2f} GB")
+
+    def _encode(self, data_source: list, num_views: int, title: str):
+        transforms = self.dm.test_loader.dataset.transform, self.dm.train_loader_x.dataset.transform
+        views = ViewDataset(data_source, num_views, *transforms, read_image, self.run_seed)
+        batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
+        workers = min(self.cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+        return encode_views(self.model.base, views, torch.device(self.device), batch_size, workers, title)
+
+    def _load_or_build_bank(self) -> ConfusionBank:
+        fingerprint = self._fingerprint()
+        path = Path(self.output_dir) / BANK_FILE
+        if path.is_file():  # a resumed run
+            bank = ConfusionBank.load(path, self.device)
+            bank.check(fingerprint)
+            return bank
+        bank = self._build_bank(fingerprint)
+        bank.save(self.output_dir)
+        return bank
+
+    def _fingerprint(self) -> dict:
+        return bank_fingerprint(self.cfg, list(self.dm.dataset.classnames), self.model.base.digest())
+
+    @torch.no_grad()
+    def _build_bank(self, fingerprint: dict) -> ConfusionBank:
+        node = self.cfg.TRAINER.CAPT.BANK
+        source = self.dm.dataset.train_x
+        if node.SHOTS == -1:
+            source = _rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x
+            print(f"Bank protocol: published, from the full training set ({len(source):,} images)")
+        else:
+            print(f"Bank protocol: honest, from the {len(source):,} training images of this run")
+        if node.SHOTS == 0 and self.cache is not None:
+            views = self.cache.views(node.VIEWS)
+        else:
+            views = self._encode(source, node.VIEWS, "Building the confusion bank")
+        on_device = (batch.to(torch.device(self.device)) for batch in views)
+        return build_bank(
+            list(self.dm.dataset.classnames),
+            [self._relative(item.impath) for item in source],
+            on_device,
+            self._judge(source),
+            soft_counts=node.COUNTS == "soft",
+            fingerprint=fingerprint,
+        )
+
+    def _judge(self, source: list):
+        """Who says which views are confused: views to confidences ``(B, C)``."""
+        node = self.cfg.TRAINER.CAPT.BANK
+        base = self.model.base
+        if node.SOURCE == "base" or (node.SOURCE == "crossfit" and self.base_spec.name == "ZeroshotCLIP"):
+            return lambda views: base.logits(views.z).softmax(dim=-1)  # nothing of zero-shot CLIP was fitted
+        if node.SOURCE == "zeroshot":
+            spec = BaseSpec(template=self.base_spec.template)
+            folds = torch.zeros(len(source), dtype=torch.long)
+            judges = [build_base(base.prompted, spec)]
+        else:
+            folds = fold_of([item.label for item in source], node.FOLDS, self.run_seed)
+            judges = [self._fold_judge(source, folds, fold) for fold in range(node.FOLDS)]
+        return self._judge_by(source, judges, folds)
+
+    def _fold_judge(self, source: list, folds: Tensor, fold: int):
+        kept = [item for item, other in zip(source, folds.tolist(), strict=True) if other != fold]
+        directory = Path(self.output_dir) / "crossfit" / f"fold{fold}"
+        print(f"Cross-fitting the bank: fold {fold + 1}/{self.cfg.TRAINER.CAPT.BANK.FOLDS} of {self.base_spec.name}")
+        with torch.enable_grad():
+            return fit_fold(self.cfg, kept, directory, self.model.base.prompted, self.base_spec)
+
+    def _judge_by(self, source: list, judges: list, folds: Tensor):
+        """Each image is judged by the judge of its fold, on the features that this judge makes of it."""
+        num_views = self.cfg.TRAINER.CAPT.BANK.VIEWS
+        classnames, device = list(self.dm.dataset.classnames), torch.device(self.device)
+        probs = torch.zeros(len(source) * num_views, len(classnames), device=device)
+        own = self.model.base
+        for fold, judge in enumerate(judges):
+            judge.to(device).set_classes(classnames)
+            self.model.base = judge
+            try:
+                for batch in self._encode(source, num_views, f"Judging views ({fold + 1}/{len(judges)})"):
+                    mine = folds.to(device)[batch.index] == fold
+                    row = (batch.index * num_views + batch.view)[mine]
+                    probs[row] = judge.logits(batch.z[mine]).softmax(dim=-1)
+            finally:
+                self.model.base = own
+        return lambda views: probs[views.index * num_views + views.view]
+
+    def before_epoch(self) -> None:
+        """Every epoch's randomness follows from (seed, epoch), so that a resumed run equals an uninterrupted one."""
+        super().before_epoch()
+        torch.manual_seed(hash_seed(self.run_seed, 2, self.epoch))
+        if isinstance(self.train_loader_x, CachedLoader):
+            self.train_loader_x.epoch = self.epoch
+        self._loss_sums: dict[str, Tensor] = {}
+        self._num_summed = 0
+
+    def forward_backward(self, batch: dict) -> dict[str, Tensor] | None:
+        """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
+        views = self._views(batch)
+        query_index = self._query_index[views.index]
+        output = self.model(views.z, views.cls, views.tokens, views.label, query_index)
+        self.optim.zero_grad()
+        output.losses["loss"].backward()
+        self.optim.step()
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return self._summary(output, views.label)
+
+    def _views(self, batch: dict) -> ViewBatch:
+        device = torch.device(self.device)
+        if "features" in batch:
+            return batch["features"].to(device)
+        images, label, index = (batch[key].to(device) for key in ("img", "label", "index"))
+        z, cls, tokens = self._encode_images(images)
+        return ViewBatch(z, cls, tokens, label, index, torch.zeros_like(index))
+
+    def _encode_images(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        with torch.no_grad(), autocast_for(self.precision, torch.device(self.device)):
+            features = self.model.encode(images)
+        return normalize(features.feature.float(), dim=-1), features.cls, features.tokens
+
+    @torch.no_grad()
+    def _summary(self, output: CAPTOutput, label: Tensor) -> dict[str, Tensor] | None:
+        """Means since the last report, or None between reports."""
+        figures = {**output.losses, "acc": 100 * (output.logits.argmax(dim=-1) == label).float().mean()}
+        for name, value in figures.items():
+            self._loss_sums[name] = self._loss_sums.get(name, 0) + value.detach()
+        self._num_summed += 1
+        done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        if done % every and done != self.num_batches and self.num_batches >= every:
+            return None
+        means = {name: value / self._num_summed for name, value in self._loss_sums.items()}
+        self._loss_sums, self._num_summed = {}, 0
+        self.detect_anomaly(means["loss"])
+        return means
+
+    # -------------------------------------------------------------------------------------------------------- testing
+
+    @torch.no_grad()
+    def inference(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """CAPT's logits ``(B, C)`` and the base model's, of images ``(B, 3, H, W)``."""
+        output = self.model(*self._encode_images(input))
+        return output.logits, output.base_logits
+
+    def model_inference(self, input: Tensor) -> Tensor:
+        """Logits ``(B, C)`` of images."""
+        return self.inference(input)[0]
+
+    def test(self, split: str | None = None) -> float:
+        """Dassl's test, without the bank where ``BANK.AT_TEST`` is off."""
+        bank = self.model.bank
+        if bank is not None and not self.cfg.TRAINER.CAPT.BANK.AT_TEST:
+            self._serve_classes(None)
+        try:
+            return super().test(split)
+        finally:
+            if bank is not self.model.bank:
+                self._serve_classes(bank)
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.
+
+        Raises:
+            FileNotFoundError: no checkpoint, or no bank where it is to be consulted.
+            ValueError: the checkpoint belongs to another base model or other switches.
+        """
+        if not directory:
+            raise FileNotFoundError(f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run')
+        path = checkpoint_file(directory, MODEL_NAME, epoch)
+        checkpoint = read_checkpoint(path)
+        state = {key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()}
+        if "base_digest" not in state:
+            raise ValueError(f'"{path}" is no checkpoint of CAPT; give --model-dir, the output folder of a CAPT run')
+        self._check_base(state["base_digest"], path)
+        try:
+            self.model.refiner.load_state_dict(state)
+        except RuntimeError as error:
+            details = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+            raise ValueError(
+                f'"{path}" was trained with other TRAINER.CAPT switches or sizes than this run ({details})'
+            ) from error
+        self.loaded_epoch = checkpoint["epoch"]
+        print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
+        if self.cfg.TRAINER.CAPT.BANK.AT_TEST and self.cfg.TRAINER.CAPT.SAM.ON:
+            bank = ConfusionBank.load(directory, self.device)
+            bank.check({"base_weights": self.model.base.digest()})
+            known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
+            print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
+            self._serve_classes(bank)
+
+    def _check_base(self, digest: Tensor, path: str) -> None:
+        own = self.model.base.digest()
+        stored = bytes(digest.tolist()).hex()
+        if stored != own:
+            raise ValueError(
+                f'"{path}" was trained on another base model ({stored[:12]}, this one is {own[:12]}); '
+                "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR and EPOCH"
+            )
+
+    def _relative(self, path: str) -> str:
+        root = os.path.abspath(os.path.expanduser(self.cfg.DATASET.ROOT))
+        path = os.path.abspath(path)
+        return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+
+    def _protocol(self) -> str:
+        node = self.cfg.TRAINER.CAPT.BANK
+        bank = "full-set bank" if node.SHOTS == -1 else "bank from the run's own shots"
+        return f"{super()._protocol()}, {bank} judged by {node.SOURCE}"
+
+
+def _check_input_size(cfg: CfgNode, prompted: PromptedCLIP) -> None:
+    side = prompted.input_size
+    if tuple(cfg.INPUT.SIZE) != (side, side):
+        raise ValueError(
+            f"INPUT.SIZE must be ({side}, {side}), the input of {cfg.MODEL.BACKBONE.NAME}, got {tuple(cfg.INPUT.SIZE)}; "
+            f'add INPUT.SIZE "({side}, {side})" to the command line'
+        )
+
+
+def _rebuilt_dataset(cfg: CfgNode, **dataset_keys):
+    """The run's data set under other DATASET keys."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in dataset_keys.items():
+        cfg.DATASET[key] = value
+    return build_dataset(cfg)
+
+
+if "CAPT" not in TRAINER_REGISTRY.registered_names():  # the plugin may be here twice, installed and as a folder
+    TRAINER_REGISTRY.register(CAPT)
