@@ -86,3 +86,22 @@ def test_our_checkpoints_give_our_logits_there(originals, clip_path):
         tiny.set_prompts(trainer.model)
         with np.load(output / f"{case}.npz") as theirs:
             np.testing.assert_allclose(_logits(trainer), theirs["logits_of_ours"], rtol=1e-5, atol=1e-5, err_msg=case)
+
+
+def test_the_originals_runs_serve_as_bases(originals, clip_path):
+    from torch.nn.functional import normalize
+
+    from trainers.capt.base_models import BaseSpec, build_base
+    from trainers.capt.prompted_clip import PromptedCLIP, load_clip
+
+    output, cases = originals
+    for case, (name, keys) in cases.items():
+        if keys.get("CSC"):
+            continue  # one context a class serves no other classes
+        position = keys.get("CLASS_TOKEN_POSITION", "end")
+        spec = BaseSpec(name, str(output / case), class_token_position=position)
+        base = build_base(PromptedCLIP(load_clip(str(clip_path))), spec)
+        base.set_classes(tiny.CLASS_NAMES)
+        z = normalize(base.encode_image(tiny.batch()["img"]).feature, dim=-1)
+        with np.load(output / f"{case}.npz") as theirs:
+            np.testing.assert_allclose(base.logits(z), theirs["logits_run"], rtol=1e-5, atol=1e-5, err_msg=case)

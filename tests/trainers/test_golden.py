@@ -33,6 +33,7 @@ def test_steps_match_the_original(case, make_trainer):
     ours = tiny.record_steps(trainer, trainer.model)
     for key in ("prompts", "images"):
         assert ours[key] == golden[key], "the inputs differ from those the stored numbers were computed with"
+    assert all(abs(v).max() > 1e-6 for k, v in golden.items() if k.startswith("grad/")), "a stored gradient is zero"
     assert {k for k in ours if k.startswith("grad/")} == {k for k in golden if k.startswith("grad/")}
     for key in sorted(set(ours) - {"prompts", "images"}):
         np.testing.assert_allclose(ours[key], golden[key], err_msg=key, **TOLERANCE)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 CLASS_NAMES = ["face", "motor_bike", "sea lake view", "wrench"]
-TEXT_WIDTH, VISUAL_WIDTH, EMBED_DIM, NUM_BLOCKS, SIDE, PATCH = 64, 128, 32, 3, 32, 16
+TEXT_WIDTH, VISUAL_WIDTH, EMBED_DIM, NUM_BLOCKS, SIDE, PATCH = 64, 128, 64, 3, 32, 16
 
 
 def _normal(source, *shape, std=0.02):
