@@ -12,6 +12,7 @@ from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy, compute_distance_matrix
 from dassl.optim import build_lr_scheduler, build_optimizer
 from sklearn.metrics import confusion_matrix, f1_score
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 pytestmark = pytest.mark.skipif(compat.DASSL != "bundled", reason="an installed Dassl is in use")
 
@@ -233,3 +234,9 @@ def test_per_class_result_needs_names():
     cfg.TEST.PER_CLASS_RESULT = True
     with pytest.raises(AssertionError, match="class names"):
         build_evaluator(cfg)
+
+
+def test_evaluator_makes_no_sync_on_a_gpu():
+    evaluator = build_evaluator(get_cfg_default())
+    with FakeTensorMode():  # a fake CUDA tensor raises where its value would be needed on the host
+        evaluator.process(torch.empty(8, 5, device="cuda"), torch.empty(8, dtype=torch.int64, device="cuda"))

@@ -27,6 +27,7 @@ from dassl.utils import (
     write_json,
 )
 from PIL import Image
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from yacs.config import CfgNode as CN
 
 pytestmark = pytest.mark.skipif(compat.DASSL != "bundled", reason="an installed Dassl is in use")
@@ -254,3 +255,16 @@ def test_importing_is_silent():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         importlib.reload(importlib.import_module("dassl"))
+
+
+def test_meters_make_no_sync_on_a_gpu():
+    # A fake CUDA tensor raises DataDependentOutputException where its value would be needed on the host.
+    with FakeTensorMode():
+        loss = torch.empty((), device="cuda")
+        meter = AverageMeter()
+        meter.update(loss)
+        meter.update(loss, n=2)
+        assert meter.pending_avg.device.type == "cuda"
+        assert meter.pending_avg.dtype == torch.float64
+        with pytest.raises(DataDependentOutputException):
+            assert meter.avg

@@ -40,7 +40,9 @@ class WarmupScheduler(LRScheduler):
     def state_dict(self):
         """State as plain numbers: the successor goes in as its state dict, not as an object."""
         own = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "successor")}
-        return {**own, "successor": dict(self.successor.state_dict())}
+        # The milestones of MultiStepLR are a Counter, which weights_only of older torch does not know.
+        inner = {k: dict(v) if isinstance(v, dict) else v for k, v in self.successor.state_dict().items()}
+        return {**own, "successor": inner}
 
     def load_state_dict(self, state_dict):
         """Move to the epoch of a saved state; the schedule itself stays the configured one."""
