@@ -41,7 +41,7 @@ class BankMismatchError(ValueError):
 
 
 def confusion_intensity(probs: Tensor) -> Tensor:
-    """c = 2 p_(2) / (p_(1) + p_(2)) in [0, 1] of confidences ``(..., C)``: 0 certain, 1 torn between two classes (D)."""
+    """c = 2 p_(2) / (p_(1) + p_(2)) in [0, 1] of confidences ``(..., C)``: 0 certain, 1 torn between two (D)."""
     if probs.shape[-1] < 2:
         return torch.zeros_like(probs[..., 0])
     top = probs.topk(2, dim=-1).values
@@ -172,7 +172,7 @@ class ConfusionBank:
             classnames: C class names.
             paths: image path of each data-set index.
             views: batches of judged views, of training images only.
-            soft_counts: count the confidence p_j of every view in n[y, j], j != y, instead of one for its pseudo-label (D).
+            soft_counts: count the confidence p_j of every view in n[y, j], j != y, not one for its pseudo-label (D).
             fingerprint: stored with the bank, see :meth:`check`.
 
         Raises:

@@ -14,7 +14,7 @@ __all__ = ["DiffMannerAdapter"]
 class DiffMannerAdapter(nn.Module):
     """What global context and local detail add to an image's tokens, stronger the more the model is torn.
 
-    The depthwise convolution starts at zero, so that the confusion feature of an untrained adapter is the image feature.
+    The depthwise convolution starts at zero: the confusion feature of an untrained adapter is the image feature.
 
     Args:
         width: Dv.

@@ -1,7 +1,7 @@
 """What the frozen base model makes of the training images, computed once per view.
 
-Everything below CAPT's modules is frozen, so a view of an image gives the same tokens in every epoch. View 0 of an image
-is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the number of
+Everything below CAPT's modules is frozen, so a view of an image gives the same tokens in every epoch. View 0 of an
+image is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the number of
 loader workers, the order and a resumed run change nothing.
 """
 
@@ -95,18 +95,22 @@ class ViewDataset(Dataset):
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """All three global generators seeded from ``key``, and put back afterwards."""
+    """All three global generators seeded from ``key``, and put back afterwards.
+
+    Transforms draw from whichever global generator they like (torchvision's from torch and ``random``, users' often
+    from numpy's legacy one), so a generator of our own would not reach them.
+    """
     seed = int(np.random.SeedSequence([abs(k) for k in key]).generate_state(1)[0])
-    python_state, numpy_state = random.getstate(), np.random.get_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms use it
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
-        np.random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - transforms use it
         torch.manual_seed(seed)
         try:
             yield
         finally:
             random.setstate(python_state)
-            np.random.set_state(numpy_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002 - transforms use it
 
 
 @torch.no_grad()

@@ -373,11 +373,11 @@ class CAPT(RunRecordMixin, TrainerX):
 
 
 def _check_input_size(cfg: CfgNode, prompted: PromptedCLIP) -> None:
-    side = prompted.input_size
-    if tuple(cfg.INPUT.SIZE) != (side, side):
+    size, given = (prompted.input_size, prompted.input_size), tuple(cfg.INPUT.SIZE)
+    if given != size:
         raise ValueError(
-            f"INPUT.SIZE must be ({side}, {side}), the input of {cfg.MODEL.BACKBONE.NAME}, got {tuple(cfg.INPUT.SIZE)}; "
-            f'add INPUT.SIZE "({side}, {side})" to the command line'
+            f"INPUT.SIZE must be {size}, the input of {cfg.MODEL.BACKBONE.NAME}, got {given}; "
+            f'add INPUT.SIZE "{size}" to the command line'
         )
 
 
