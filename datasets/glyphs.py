@@ -36,6 +36,11 @@ class Glyphs(FewShotDataset):
         glyph_files.ensure_drawn(os.path.join(folder, type(self).image_folder))
         super().locate(root)
 
+    @classmethod
+    def where(cls) -> str:
+        """What to do about missing pictures."""
+        return f"delete the folder {cls.dataset_dir}/ under the data root and they are drawn anew"
+
     def read_data(self) -> tuple[Items, Items, Items]:
         """List the drawn pictures; labels follow `glyph_files.CLASS_NAMES`."""
         return tuple(self._list_split(split) for split in SPLITS)

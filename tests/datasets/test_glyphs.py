@@ -212,6 +212,14 @@ def test_the_constructor_draws(tmp_path, small_sizes, monkeypatch, capsys):
     assert "Drawing Glyphs (48 classes, 336 images)" in capsys.readouterr().out
 
 
+def test_missing_picture_names_the_fix(tmp_path, small_sizes, monkeypatch):
+    monkeypatch.setattr(glyph_files, "draw", lambda *_: Image.new("RGB", (4, 4)))
+    ensure_drawn(tmp_path / "glyphs" / "images")
+    (tmp_path / "glyphs" / "images" / "test" / "mug" / "001.png").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of 336 .*test/mug/001.png; delete the folder glyphs/"):
+        Glyphs(make_cfg(tmp_path))
+
+
 # ---- pretraining stream -------------------------------------------------------------------------------------------
 
 
