@@ -86,7 +86,7 @@ class DataManager:
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         self._lab2cname = dataset.lab2cname
         if cfg.VERBOSE:
-            self.show_dataset_summary(cfg)
+            self._print_summary(cfg)
 
     @property
     def num_classes(self):
@@ -103,7 +103,7 @@ class DataManager:
         """Label -> class name."""
         return self._lab2cname
 
-    def show_dataset_summary(self, cfg):
+    def _print_summary(self, cfg):
         """Print the table of sizes."""
         data = self.dataset
         rows = [("Dataset", cfg.DATASET.NAME)]

@@ -45,28 +45,25 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_loader(self):
         """Build the loaders and what the trainer knows of the data."""
-        dm = DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
-        self.num_classes = dm.num_classes
+        self.dm = dm = DataManager(self.cfg)
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
         self.num_source_domains = dm.num_source_domains
-        self.lab2cname = dm.lab2cname
-        self.dm = dm
 
     def build_model(self):
         """Build and register the model; here a ``SimpleNet``."""
-        cfg = self.cfg
         print("Building model")
-        self.model = SimpleNet(cfg, cfg.MODEL, self.num_classes)
-        if cfg.MODEL.INIT_WEIGHTS:
-            load_pretrained_weights(self.model, cfg.MODEL.INIT_WEIGHTS)
-        self.model.to(self.device)
-        print(f"# params: {count_num_param(self.model):,}")
-        self.optim = build_optimizer(self.model, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
-        self.register_model("model", self.model, self.optim, self.sched)
+        model = SimpleNet(self.cfg, self.cfg.MODEL, self.num_classes)
+        initial_weights = self.cfg.MODEL.INIT_WEIGHTS
+        if initial_weights:
+            load_pretrained_weights(model, initial_weights)
+        self.model = model.to(self.device)
+        print(f"# params: {count_num_param(model):,}")
+        optim = build_optimizer(model, self.cfg.OPTIM)
+        sched = build_lr_scheduler(optim, self.cfg.OPTIM)
+        self.register_model("model", model=model, optim=optim, sched=sched)
+        self.optim, self.sched = optim, sched
         num_devices = torch.cuda.device_count()
         if self.device.type == "cuda" and num_devices > 1:
             print(f"Detected {num_devices} GPUs (use nn.DataParallel)")

@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 
 __all__ = ["ConstantWarmupScheduler", "LinearWarmupScheduler", "build_lr_scheduler", "restore_scheduler"]
 
-AVAI_SCHEDS = ["single_step", "multi_step", "cosine"]
+SCHEDULES = ["single_step", "multi_step", "cosine"]
 
 
 class WarmupScheduler(LRScheduler):
@@ -21,21 +21,28 @@ class WarmupScheduler(LRScheduler):
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self):
-        """Rates of the current epoch, one per parameter group."""
+    @property
+    def is_warm(self):
+        """Whether the successor has taken over."""
+        return self.last_epoch >= self.warmup_epoch
+
+    def warmup_lr(self, base_lr):
+        """Rate of the current epoch for a parameter group whose base rate is ``base_lr``."""
         raise NotImplementedError
 
     def get_lr(self):
         """Rates that the next update sets."""
-        return self.successor.get_last_lr() if self.last_epoch >= self.warmup_epoch else self.warmup_lr()
+        if self.is_warm:
+            return self.successor.get_last_lr()
+        return [self.warmup_lr(base_lr) for base_lr in self.base_lrs]
 
     def step(self, epoch=None):
         """Go to the next epoch."""
-        if self.last_epoch >= self.warmup_epoch:
-            self.successor.step(epoch)
-            self._last_lr = self.successor.get_last_lr()
-        else:
-            super().step(epoch)
+        if not self.is_warm:
+            return super().step(epoch)
+        self.successor.step(epoch)
+        self._last_lr = list(self.successor.get_last_lr())
+        return None
 
     def state_dict(self):
         """State as plain numbers: the successor goes in as its state dict, not as an object."""
@@ -56,9 +63,9 @@ class ConstantWarmupScheduler(WarmupScheduler):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self):
-        """``cons_lr`` for each parameter group."""
-        return [self.cons_lr for _ in self.base_lrs]
+    def warmup_lr(self, base_lr):
+        """``cons_lr``, whatever the base rate."""
+        return self.cons_lr
 
 
 class LinearWarmupScheduler(WarmupScheduler):
@@ -68,11 +75,9 @@ class LinearWarmupScheduler(WarmupScheduler):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self):
-        """Rates of the current epoch."""
-        if self.last_epoch == 0:
-            return [self.min_lr for _ in self.base_lrs]
-        return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
+    def warmup_lr(self, base_lr):
+        """``min_lr`` in epoch 0, then a share of the base rate."""
+        return base_lr * self.last_epoch / self.warmup_epoch if self.last_epoch > 0 else self.min_lr
 
 
 def build_lr_scheduler(optimizer, optim_cfg):
@@ -96,8 +101,8 @@ def build_lr_scheduler(optimizer, optim_cfg):
 
 def _build_schedule(optimizer, optim_cfg):
     name, stepsize, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE, optim_cfg.MAX_EPOCH
-    if name not in AVAI_SCHEDS:
-        raise ValueError(f"scheduler must be one of {AVAI_SCHEDS}, but got {name}")
+    if name not in SCHEDULES:
+        raise ValueError(f"scheduler must be one of {SCHEDULES}, but got {name}")
     if name == "cosine":
         return CosineAnnealingLR(optimizer, float(max_epoch))
     if name == "multi_step":

@@ -7,7 +7,7 @@ import torch.nn as nn
 
 __all__ = ["build_optimizer"]
 
-AVAI_OPTIMS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
+OPTIMIZERS = ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"]
 
 
 def build_optimizer(model, optim_cfg, param_groups=None):
@@ -24,8 +24,8 @@ def build_optimizer(model, optim_cfg, param_groups=None):
         ValueError: Unknown name.
         TypeError: STAGED_LR with something that is not a module.
     """
-    if optim_cfg.NAME not in AVAI_OPTIMS:
-        raise ValueError(f"optim must be one of {AVAI_OPTIMS}, but got {optim_cfg.NAME}")
+    if optim_cfg.NAME not in OPTIMIZERS:
+        raise ValueError(f"optim must be one of {OPTIMIZERS}, but got {optim_cfg.NAME}")
     if param_groups is None:
         param_groups = _staged_groups(model, optim_cfg) if optim_cfg.STAGED_LR else _all_parameters(model)
     elif optim_cfg.STAGED_LR:

@@ -54,15 +54,13 @@ def open_specified_layers(model, open_layers):
     Raises:
         AssertionError: A name is not an attribute of the module.
     """
-    if isinstance(model, nn.DataParallel):
-        model = model.module
-    if isinstance(open_layers, str):
-        open_layers = [open_layers]
-    for layer in open_layers:
+    model = model.module if isinstance(model, nn.DataParallel) else model
+    wanted = {open_layers} if isinstance(open_layers, str) else set(open_layers)
+    for layer in sorted(wanted):
         if not hasattr(model, layer):
             raise AssertionError(f"{layer} is not an attribute")
     for name, child in model.named_children():
-        is_open = name in open_layers
+        is_open = name in wanted
         child.train(is_open)
         for p in child.parameters():
             p.requires_grad_(is_open)

@@ -28,29 +28,14 @@ INTERPOLATION_MODES = {
     "nearest": InterpolationMode.NEAREST,
 }
 
-AVAI_CHOICES = [
-    "random_flip",
-    "random_resized_crop",
-    "normalize",
-    "instance_norm",
-    "random_crop",
-    "random_translation",
-    "center_crop",
-    "cutout",
-    "imagenet_policy",
-    "cifar10_policy",
-    "svhn_policy",
-    "randaugment",
-    "randaugment_fixmatch",
-    "randaugment2",
-    "gaussian_noise",
-    "colorjitter",
-    "randomgrayscale",
-    "gaussian_blur",
-]
+# What the bundled subset offers, in the order of application.
+OFFERED = (
+    "random_translation random_crop random_resized_crop random_flip colorjitter randomgrayscale gaussian_blur cutout "
+    "normalize gaussian_noise instance_norm center_crop"
+).split()
 
 # A stand-in from another library would draw other operations under the same name, so these are refused.
-NEEDS_DASSL = ["imagenet_policy", "cifar10_policy", "svhn_policy", "randaugment", "randaugment_fixmatch", "randaugment2"]
+NEEDS_DASSL = "cifar10_policy imagenet_policy svhn_policy randaugment randaugment2 randaugment_fixmatch".split()
 
 
 class RandomTranslation:
@@ -139,7 +124,8 @@ def build_transform(cfg, is_train=True, choices=None):
 
 def _check_choices(choices):
     for name in choices:
-        assert name in AVAI_CHOICES, f"INPUT.TRANSFORMS holds {name!r}; known are {AVAI_CHOICES}"
+        known = OFFERED + NEEDS_DASSL
+        assert name in known, f"INPUT.TRANSFORMS holds {name!r}; known are {known}"
         if name in NEEDS_DASSL:
             raise NotImplementedError(
                 f"the transform {name} is not part of the bundled Dassl; install Dassl "
