@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, path: str) -> int:
     }
     _check_fit(model, state_dict, path)
     model.load_state_dict(state_dict, strict=False)
-    return checkpoint["epoch"]
+    return checkpoint.get("epoch", 0)
 
 
 def _check_fit(model: nn.Module, state_dict: dict[str, Tensor], path: str) -> None:

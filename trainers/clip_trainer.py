@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.base_models import class_logits
+from .capt.precision import PRECISIONS, autocast_for, cast_clip, grad_scaler_for, usable_precision
 from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_clip
 from .checkpoints import checkpoint_path, load_weights
-from .precision import PRECISIONS, autocast_for, cast_clip, grad_scaler_for, usable_precision
 
 __all__ = ["ClipTrainer", "TextEncoder", "clip_logits", "initial_context", "load_clip_for"]
 

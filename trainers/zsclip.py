@@ -6,13 +6,12 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 
-from datasets.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
-
 from .capt.context import plain_name
+from .capt.precision import usable_precision
 from .capt.prompted_clip import PromptedCLIP
 from .capt.run_record import RunRecordMixin
+from .capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 from .clip_trainer import clip_logits, load_clip_for
-from .precision import usable_precision
 
 __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 

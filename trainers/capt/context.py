@@ -65,8 +65,11 @@ def class_tokens(
         position: where the class name stands: behind the context, in its middle or in front of it.
 
     Raises:
-        ValueError: ``position`` is none of end, middle, front.
+        ValueError: ``position`` is none of end, middle, front, or the context leaves no room for a name.
     """
+    most = clip.context_length - 4  # start, one token of the name, full stop, end
+    if num_context > most:
+        raise ValueError(f"N_CTX must be at most {most}, CLIP reads {clip.context_length} tokens, got {num_context}")
     names = [plain_name(name) for name in class_names]
     ids = clip.tokenize([f"{context} {name}." for name in names])
     embedding = clip.embed(ids)  # (C, L, Dt)
