@@ -42,7 +42,9 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -> str:
-    """The file that a Dassl trainer wrote for ``model_name``: of ``epoch``, or the one its pointer file names last.
+    """The file that a Dassl trainer wrote for ``model_name``: of ``epoch``, else the best, else the last saved.
+
+    The pointer file alone would not do: it names the last epoch even where the run deployed an earlier, better one.
 
     Raises:
         FileNotFoundError: names the path that was tried.
@@ -50,10 +52,10 @@ def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -
     folder = Path(directory) / model_name
     if epoch:
         path = folder / f"model.pth.tar-{epoch}"
-    elif (folder / "checkpoint").is_file():
-        path = folder / (folder / "checkpoint").read_text(encoding="utf-8").splitlines()[0].strip()
     else:
-        path = folder / "model-best.pth.tar"
+        path, pointer = folder / "model-best.pth.tar", folder / "checkpoint"
+        if not path.is_file() and pointer.is_file():
+            path = folder / pointer.read_text(encoding="utf-8").strip()
     if not path.is_file():
         there = sorted(p.name for p in folder.glob("model*.pth.tar*")) if folder.is_dir() else []
         hint = (
