@@ -21,7 +21,7 @@ from .confusion_bank import FILE as BANK_FILE
 from .confusion_bank import ConfusionBank
 from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .files import checkpoint_file, read_checkpoint
-from .model import CAPTModel, CAPTOutput
+from .model import FORMAT, CAPTModel, CAPTOutput
 from .precision import autocast_for, cast_clip, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
 from .prompted_clip import PromptedCLIP, load_clip
@@ -333,8 +333,10 @@ class CAPT(RunRecordMixin, TrainerX):
         path = checkpoint_file(directory, MODEL_NAME, epoch)
         checkpoint = read_checkpoint(path)
         state = {key.removeprefix("module."): value for key, value in checkpoint["state_dict"].items()}
-        if "base_digest" not in state:
+        if not {"base_digest", "format"} <= state.keys():
             raise ValueError(f'"{path}" is no checkpoint of CAPT; give --model-dir, the output folder of a CAPT run')
+        if int(state["format"]) > FORMAT:
+            raise ValueError(f'"{path}" has format {int(state["format"])}, this code reads up to {FORMAT}; update it')
         self._check_base(state["base_digest"], path)
         try:
             self.model.refiner.load_state_dict(state)
@@ -343,9 +345,9 @@ class CAPT(RunRecordMixin, TrainerX):
             raise ValueError(
                 f'"{path}" was trained with other TRAINER.CAPT switches or sizes than this run ({details})'
             ) from error
-        self.loaded_epoch = checkpoint["epoch"]
+        self.loaded_epoch = checkpoint.get("epoch")
         print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
-        if self.cfg.TRAINER.CAPT.BANK.AT_TEST and self.cfg.TRAINER.CAPT.SAM.ON:
+        if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             bank = ConfusionBank.load(directory, self.device)
             bank.check({"base_weights": self.model.base.digest()})
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
