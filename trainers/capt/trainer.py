@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ class CAPT(RunRecordMixin, TrainerX):
     def build_model(self) -> None:
         """Frozen base model, CAPT's modules on top of it, and their optimiser."""
         cfg, node = self.cfg, self.cfg.TRAINER.CAPT
+        self._check_selection()
         self.precision = usable_precision(node.PREC, torch.device(self.device))
         print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
         prompted = PromptedCLIP(load_clip(cfg.MODEL.BACKBONE.NAME))
@@ -73,9 +75,21 @@ class CAPT(RunRecordMixin, TrainerX):
         self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(MODEL_NAME, self.model.refiner, self.optim, self.sched)
 
-    @property
+    def _check_selection(self) -> None:
+        """The best epoch is chosen on validation images; Dassl would take the test images where there are none."""
+        if self.cfg.TEST.FINAL_MODEL != "best_val" or self.cfg.TEST.NO_TEST:
+            return
+        data = self.dm.dataset
+        val, test = ({item.impath for item in part or []} for part in (data.val, data.test))
+        if not val or val & test:
+            raise ValueError(
+                "TEST.FINAL_MODEL best_val needs validation images apart from the test images, "
+                f"{self.cfg.DATASET.NAME} has none; set TEST.FINAL_MODEL last_step"
+            )
+
+    @cached_property
     def run_seed(self) -> int:
-        """The run's seed; an unseeded run takes torch's."""
+        """The run's seed; an unseeded run takes torch's, once, since every epoch seeds torch anew."""
         return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**31
 
     def _all_classnames(self) -> list[str]:
