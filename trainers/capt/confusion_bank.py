@@ -40,6 +40,10 @@ class BankMismatchError(ValueError):
     """A stored bank was built for another run."""
 
 
+class _NewerFormatError(ValueError):
+    """A file that later code wrote."""
+
+
 def confusion_intensity(probs: Tensor) -> Tensor:
     """c = 2 p_(2) / (p_(1) + p_(2)) in [0, 1] of confidences ``(..., C)``: 0 certain, 1 torn between two (D)."""
     if probs.shape[-1] < 2:
@@ -188,6 +192,7 @@ class ConfusionBank:
         if counts is None:
             raise ValueError("a confusion bank needs at least one view of a training image")
         rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+        rows["index"] = _first_places(paths).to(rows["index"].device)[rows["index"]]
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
 
     @staticmethod
@@ -306,7 +311,7 @@ class ConfusionBank:
 
     def image_index(self, paths: Sequence[str]) -> Tensor:
         """``(len(paths),)`` this bank's data-set index of each image path, -1 for an image it was not built from."""
-        place = {path: index for index, path in enumerate(self.paths)}
+        place = dict(zip(self.paths, _first_places(self.paths).tolist(), strict=True))
         return torch.tensor([place.get(path, -1) for path in paths], dtype=torch.long, device=self.device)
 
     def top_pairs(self, num_pairs: int = 10) -> list[tuple[str, str, float]]:
@@ -372,13 +377,18 @@ class ConfusionBank:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 description = json.loads((file.metadata() or {})["confusion_bank"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            if description["format"] > FORMAT:
+                newer = f'"{path}" has format {description["format"]}, this code reads up to {FORMAT}; update it'
+                raise _NewerFormatError(newer)
+            about = (description[key] for key in ("classnames", "paths", "fingerprint"))
+            return cls.from_state_dict(state, *about)
+        except _NewerFormatError:
+            raise
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
             raise ValueError(
-                f'"{path}" is not a confusion bank or is damaged ({error}); delete it and train'
+                f'"{path}" is not a confusion bank or is damaged ({reason}); delete it and train'
             ) from error
-        if description["format"] > FORMAT:
-            raise ValueError(f'"{path}" has format {description["format"]}, this code reads up to {FORMAT}; update it')
-        return cls.from_state_dict(state, description["classnames"], description["paths"], description["fingerprint"])
 
     def check(self, expected: dict[str, Any]) -> None:
         """Refuse to serve a run that the bank was not built for.
@@ -397,6 +407,12 @@ class ConfusionBank:
                 + "; ".join(differing)
                 + "); delete it, or give the folder of the run it belongs to"
             )
+
+
+def _first_places(paths: Sequence[str]) -> Tensor:
+    """``(len(paths),)`` the first index of each path: an image that a list holds twice is one image all the same."""
+    first: dict[str, int] = {}
+    return torch.tensor([first.setdefault(path, index) for index, path in enumerate(paths)], dtype=torch.long)
 
 
 def _short(value: Any) -> str:
