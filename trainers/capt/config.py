@@ -78,7 +78,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
     node.MGDE.BETA = 1.0  # scale of the residual, z' = norm(z + beta r), > 0
     node.MGDE.SHARPNESS = 10.0  # b of exp(-b (1 - cos)), > 0; learned from there (D)
-    node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D)
+    node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
 
     # Losses (P Eq. 3-6).
     node.LOSS = CfgNode()
@@ -105,7 +105,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         dropout=node.MGDE.DROPOUT,
         beta=node.MGDE.BETA,
         sharpness=node.MGDE.SHARPNESS,
-        gate_by_evidence=node.MGDE.EVIDENCE_GATE,
+        gate_by_evidence=node.MGDE.EVIDENCE_GATE and node.SAM.ON,  # all evidence comes from the samples
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
         use_mgde=node.MGDE.ON,
@@ -151,6 +151,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("BANK.FOLDS", bank.FOLDS, 2),
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
+        ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.ALPHA", sam.ALPHA),
         at_least("SAM.GAMMA", sam.GAMMA, 0),
