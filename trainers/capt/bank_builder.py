@@ -35,7 +35,14 @@ def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) 
         "source": node.BANK.SOURCE,
         "views": node.BANK.VIEWS,
         "counts": node.BANK.COUNTS,
+        "folds": _fold_protocol(node.BANK) if node.BANK.SOURCE == "crossfit" else "",
     }
+
+
+def _fold_protocol(bank: CfgNode) -> str:
+    """How the bases of the folds are trained: their number, and their configuration's content."""
+    config = Path(bank.FOLD_CONFIG).read_bytes() if bank.FOLD_CONFIG else b""
+    return f"{bank.FOLDS}-{hashlib.sha256(config).hexdigest()[:16]}"
 
 
 def build_bank(
@@ -86,10 +93,13 @@ def fit_fold(
     Args:
         cfg: the run's configuration; ``BANK.FOLD_CONFIG`` holds the base learner's own.
         kept: training items that this base may see.
-        directory: its output folder; a finished run there is taken as it is.
+        directory: its output folder; a finished run on these images with this configuration is taken as it is.
         prompted: the frozen CLIP.
         spec: the base learner; its folder is replaced by ``directory``.
     """
+    # Named by its images, so that a fold of another draw, which may have seen them all, is never taken for this one.
+    seen = json.dumps([sorted(item.impath for item in kept), _fold_protocol(cfg.TRAINER.CAPT.BANK), cfg.SEED])
+    directory = directory.with_name(f"{directory.name}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}")
     fold_cfg = cfg.clone()
     fold_cfg.defrost()
     fold_cfg.merge_from_file(cfg.TRAINER.CAPT.BANK.FOLD_CONFIG)
