@@ -59,10 +59,21 @@ class PromptLibrary:
     def __init__(self, folder: str | Path, dataset: str, all_classnames: Sequence[str] = ()):
         self.files: list[Path] = []
         self._folder, self._dataset = Path(folder), dataset.lower()
-        self._pairs = {_names(key): entry for key, entry in self._read("pairs", dict).items()}
-        self._distinct = {_plain(k): tuple(v) for k, v in self._read("prompt_distinct", list).items()}
-        self._common = {_plain(k): tuple(v) for k, v in self._read("prompt_common", list).items()}
-        self._fudd = _fudd_differences(self._read("prompt_pairs", dict), [_plain(n) for n in all_classnames])
+        self._pairs = self._parsed("pairs", dict, lambda content: {_names(k): _sides(v) for k, v in content.items()})
+        self._distinct = self._parsed("prompt_distinct", list, _by_class)
+        self._common = self._parsed("prompt_common", list, _by_class)
+        names = [_plain(name) for name in all_classnames]
+        self._fudd = self._parsed("prompt_pairs", dict, lambda content: _fudd_differences(content, names))
+
+    def _parsed(self, kind: str, value_type: type, parse: Callable[[dict[str, Any]], dict]) -> dict:
+        """What ``parse`` makes of the file of this kind; {} without one."""
+        content = self._read(kind, value_type)
+        try:
+            return parse(content)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'"{self.files[-1]}" has another form than expected ({error}); mend or remove it'
+            ) from error
 
     def _read(self, kind: str, value_type: type) -> dict[str, Any]:
         names = [p for p in self._folder.glob("*.json") if p.name.lower() == f"{self._dataset}_{kind}.json"]
@@ -85,7 +96,7 @@ class PromptLibrary:
         if entry is None:
             entry, side = self._pairs.get((j, t), {}), "difference_b"
         difference, from_difference = _first(
-            ("pairs file", tuple(entry.get(side, ()))),
+            ("pairs file", entry.get(side, ())),
             ("class-wise file", self._distinct.get(t, ())),
             ("FuDD file", self._fudd.get((t, j), ())),
             ("template", tuple(s.format(t=t, j=j) for s in DIFFERENCE_TEMPLATES)),
@@ -93,7 +104,7 @@ class PromptLibrary:
         first, second = sorted((t, j))
         classwise = self._common.get(first, ()) + self._common.get(second, ())
         commonality, from_commonality = _first(
-            ("pairs file", tuple(entry.get("commonality", ()))),
+            ("pairs file", entry.get("commonality", ())),
             ("class-wise file", classwise),
             ("template", tuple(s.format(t=first, j=second) for s in COMMONALITY_TEMPLATES)),
         )
@@ -107,8 +118,22 @@ def _plain(name: str) -> str:
 def _names(key: str) -> tuple[str, str]:
     a, separator, b = key.partition("||")
     if not separator:
-        raise ValueError(f'the key "{key}" of a pairs file must have the form "a||b"')
+        raise ValueError(f'the key "{key}" must be "a||b"')
     return _plain(a), _plain(b)
+
+
+def _sides(entry: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {side: _sentences(entry.get(side, [])) for side in ("commonality", "difference_a", "difference_b")}
+
+
+def _by_class(content: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {_plain(name): _sentences(value) for name, value in content.items()}
+
+
+def _sentences(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise ValueError(f"{str(value)[:40]!r} is no list of sentences")
+    return tuple(value)
 
 
 def _first(*candidates: tuple[str, tuple[str, ...]]) -> tuple[tuple[str, ...], str]:
