@@ -1,8 +1,8 @@
 """What the frozen base model makes of the training images, computed once per view.
 
 Everything below CAPT's modules is frozen, so a view of an image gives the same tokens in every epoch. View 0 of an
-image is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the number of
-loader workers, the order and a resumed run change nothing.
+image is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the
+number of loader workers, the order and a resumed run change nothing.
 """
 
 from __future__ import annotations
