@@ -76,7 +76,7 @@ def test_no_folder_is_refused(make_trainer):
 def test_a_folder_of_another_method_is_refused(make_trainer, tmp_path):
     _saved(make_trainer, tmp_path)
     path = tmp_path / "MultiModalPromptLearner" / "model.pth.tar-5"
-    with pytest.raises(FileNotFoundError, match=f'"{re.escape(str(path))}"; --model-dir must be the output folder'):
+    with pytest.raises(FileNotFoundError, match=f'"{re.escape(str(path))}"; give the output folder of a run'):
         make_trainer("MaPLe").load_model(str(tmp_path), epoch=5)
 
 
