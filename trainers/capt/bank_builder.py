@@ -35,6 +35,7 @@ def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) 
         "source": node.BANK.SOURCE,
         "views": node.BANK.VIEWS,
         "counts": node.BANK.COUNTS,
+        "near_misses": node.BANK.NEAR_MISSES,
         "folds": _fold_protocol(node.BANK) if node.BANK.SOURCE == "crossfit" else "",
     }
 
@@ -52,6 +53,7 @@ def build_bank(
     judge: Callable[[ViewBatch], Tensor],
     *,
     soft_counts: bool,
+    near_misses: float | None,
     fingerprint: dict[str, Any],
 ) -> ConfusionBank:
     """File what the judge confuses.
@@ -62,10 +64,16 @@ def build_bank(
         views: base-model features of the views, batch by batch.
         judge: confidences ``(B, C)`` for a batch.
         soft_counts: see :meth:`ConfusionBank.build`.
+        near_misses: see :meth:`ConfusionBank.build`.
         fingerprint: see :func:`bank_fingerprint`.
     """
     return ConfusionBank.build(
-        classnames, paths, _judged(views, judge), soft_counts=soft_counts, fingerprint=fingerprint
+        classnames,
+        paths,
+        _judged(views, judge),
+        soft_counts=soft_counts,
+        near_misses=near_misses,
+        fingerprint=fingerprint,
     )
 
 

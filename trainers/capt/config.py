@@ -23,6 +23,8 @@ PUBLISHED: dict[str, Any] = {
     "BANK.SHOTS": -1,
     "BANK.AT_TEST": False,
     "BANK.VIEWS": 1,
+    "BANK.NEAR_MISSES": 2.0,
+    "SAM.AMONG_PARTNERS": False,
     "MGDE.EVIDENCE_GATE": False,
     "LOSS.KEEP": 0.0,
 }
@@ -51,6 +53,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.BANK.SHOTS = 0  # 0: the training images of this run (D); -1: the full training set (R)
     node.BANK.VIEWS = 1  # views of an image that are judged: the test transform, then augmentations (D)
     node.BANK.COUNTS = "hard"  # n[y, t] counts errors; soft adds p_j of every view to n[y, j], j != y (D)
+    node.BANK.NEAR_MISSES = 0.0  # also file right views from this confusion intensity on; above 1: errors alone (D)
     node.BANK.FOLDS = 4  # folds of crossfit
     node.BANK.FOLD_CONFIG = ""  # yaml that the base learner of a fold is trained with; crossfit needs it
     node.BANK.AT_TEST = True  # consult the bank at test for the classes it knows (D); it holds training shots only
@@ -66,6 +69,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SAM = CfgNode()
     node.SAM.ON = True  # False: no representatives, no adapter
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
+    node.SAM.AMONG_PARTNERS = True  # also retrieve entries of the pairs of two mined partners (D)
     node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
     node.SAM.GAMMA = 0.5  # gamma, >= 0
 
@@ -98,6 +102,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         num_pairs=node.SEM.NUM_PAIRS,
         symmetric=node.SEM.SYMMETRIC,
         num_representatives=node.SAM.NUM_REPRESENTATIVES,
+        among_partners=node.SAM.AMONG_PARTNERS,
         alpha=node.SAM.ALPHA,
         gamma=node.SAM.GAMMA,
         hidden_ratio=node.MGDE.HIDDEN_RATIO,
@@ -148,6 +153,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         one_of("BANK.COUNTS", bank.COUNTS, COUNTS),
         ("BANK.SHOTS", bank.SHOTS, bank.SHOTS in (0, -1), "0 (the run's own shots) or -1 (the full training set)"),
         at_least("BANK.VIEWS", bank.VIEWS, 1),
+        at_least("BANK.NEAR_MISSES", bank.NEAR_MISSES, 0),
         at_least("BANK.FOLDS", bank.FOLDS, 2),
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),

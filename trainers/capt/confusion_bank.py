@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .files import write_atomically, write_json
@@ -34,6 +34,7 @@ __all__ = ["BankMismatchError", "ConfusionBank", "JudgedViews", "Retrieved", "co
 
 FORMAT = 1
 FILE = "confusion_bank.safetensors"
+FEATURES_SUFFIX = ".bank.safetensors"
 
 
 class BankMismatchError(ValueError):
@@ -108,6 +109,7 @@ class _Entries:
 
     label: Tensor  # (M+1,) int64, -1 for padding
     pseudo_label: Tensor  # (M+1,) int64, -1 for padding
+    rival: Tensor  # (M+1,) int64, the class the label is torn with: the pseudo-label of a confused view; -1 for padding
     p_label: Tensor  # (M+1,) confidence in the label
     p_pseudo: Tensor  # (M+1,) confidence in the pseudo-label
     intensity: Tensor  # (M+1,) confusion intensity c
@@ -123,9 +125,12 @@ class _Entries:
     def without_padding(self) -> dict[str, Tensor]:
         return {name: value[:-1] for name, value in self.named().items()}
 
+    def without_tokens(self) -> dict[str, Tensor]:
+        return {name: value[:-1] for name, value in self.named().items() if name not in ("cls", "tokens")}
+
     @classmethod
     def padded(cls, rows: dict[str, Tensor]) -> _Entries:
-        pads = {"label": -1, "pseudo_label": -1, "index": -1}
+        pads = {"label": -1, "pseudo_label": -1, "rival": -1, "index": -1}
         with_padding = {}
         for name, value in rows.items():
             pad = value.new_full((1, *value.shape[1:]), pads.get(name, 0))
@@ -157,6 +162,8 @@ class ConfusionBank:
         self.entries = entries
         self.counts = counts
         self.fingerprint = dict(fingerprint or {})
+        # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
+        self.confusion_features: Tensor | None = None
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -168,15 +175,21 @@ class ConfusionBank:
         views: Iterable[JudgedViews],
         *,
         soft_counts: bool = False,
+        near_misses: float | None = None,
         fingerprint: dict[str, Any] | None = None,
     ) -> ConfusionBank:
         """File every view whose pseudo-label differs from its label (paper 3.2).
+
+        A bank of errors alone knows nothing of the images that are rightly taken for a class, so corrections drawn from
+        it pull such images away as well. ``near_misses`` also files views that are classified correctly, under the
+        label and the runner-up (D); they are entries to retrieve, not errors, and count nothing in n.
 
         Args:
             classnames: C class names.
             paths: image path of each data-set index.
             views: batches of judged views, of training images only.
             soft_counts: count the confidence p_j of every view in n[y, j], j != y, not one for its pseudo-label (D).
+            near_misses: file right views from this confusion intensity on, in [0, 1]; None files none.
             fingerprint: stored with the bank, see :meth:`check`.
 
         Raises:
@@ -186,7 +199,7 @@ class ConfusionBank:
         for batch in views:
             if batch.probs.shape[1] != num_classes:
                 raise ValueError(f"the judge knows {batch.probs.shape[1]} classes, the bank {num_classes}")
-            rows, batch_counts = cls._file(batch, num_classes, soft_counts)
+            rows, batch_counts = cls._file(batch, num_classes, soft_counts, near_misses)
             kept.append(rows)
             counts = batch_counts if counts is None else counts + batch_counts
         if counts is None:
@@ -196,10 +209,13 @@ class ConfusionBank:
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
 
     @staticmethod
-    def _file(batch: JudgedViews, num_classes: int, soft_counts: bool) -> tuple[dict[str, Tensor], Tensor]:
+    def _file(
+        batch: JudgedViews, num_classes: int, soft_counts: bool, near_misses: float | None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         probs, label = batch.probs.float(), batch.label
         p_pseudo, pseudo_label = probs.max(dim=-1)
         confused = pseudo_label != label
+        intensity = confusion_intensity(probs)
         if soft_counts:
             off_label = probs * (torch.arange(num_classes, device=probs.device) != label.unsqueeze(1))
             counts = probs.new_zeros(num_classes, num_classes).index_add_(0, label, off_label)
@@ -210,16 +226,18 @@ class ConfusionBank:
         rows = {
             "label": label,
             "pseudo_label": pseudo_label,
+            "rival": probs.scatter(1, label.unsqueeze(1), -1.0).argmax(dim=-1),
             "p_label": probs.gather(1, label.unsqueeze(1)).squeeze(1),
             "p_pseudo": p_pseudo,
-            "intensity": confusion_intensity(probs),
+            "intensity": intensity,
             "index": batch.index,
             "view": batch.view,
             "feature": batch.feature,
             "cls": batch.cls,
             "tokens": batch.tokens,
         }
-        return {name: value[confused] for name, value in rows.items()}, counts
+        kept = confused if near_misses is None or num_classes < 2 else confused | (intensity >= near_misses)
+        return {name: value[kept] for name, value in rows.items()}, counts
 
     def merge(self, other: ConfusionBank) -> ConfusionBank:
         """Both banks' entries and counts in one; the fingerprint stays this bank's.
@@ -240,6 +258,16 @@ class ConfusionBank:
         return len(self.entries.label) - 1
 
     @property
+    def has_tokens(self) -> bool:
+        """Whether the entries carry tokens to adapt; a stored bank carries finished confusion features instead."""
+        return self.entries.tokens.shape[1] > 0
+
+    @property
+    def num_confused(self) -> int:
+        """Entries that are errors; the others are near misses."""
+        return int((self.entries.label != self.entries.pseudo_label).sum())
+
+    @property
     def num_classes(self) -> int:
         """C."""
         return len(self.classnames)
@@ -252,14 +280,23 @@ class ConfusionBank:
     def to(self, device: torch.device | str) -> ConfusionBank:
         """The same bank with its tensors on ``device``."""
         entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
-        return ConfusionBank(self.classnames, self.paths, entries, self.counts.to(device), self.fingerprint)
+        bank = ConfusionBank(self.classnames, self.paths, entries, self.counts.to(device), self.fingerprint)
+        if self.confusion_features is not None:
+            bank.confusion_features = self.confusion_features.to(device)
+        return bank
 
     def retrieve(
-        self, z: Tensor, target: Tensor, partners: Tensor, query_index: Tensor, num_representatives: int
+        self,
+        z: Tensor,
+        target: Tensor,
+        partners: Tensor,
+        query_index: Tensor,
+        num_representatives: int,
+        among_partners: bool = False,
     ) -> Retrieved:
         """The entries of the mined pairs that are nearest to the query (Eq. 8), never one of the query's own image.
 
-        An entry belongs to the pair {t, j} if {label, pseudo-label} = {t, j}.
+        An entry belongs to the pair {t, j} if {label, rival} = {t, j}; a confused view's rival is its pseudo-label.
 
         Args:
             z: ``(B, D)`` normalised query features.
@@ -267,25 +304,23 @@ class ConfusionBank:
             partners: ``(B, P)`` j likewise; -1 also for an unused place.
             query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
             num_representatives: K.
+            among_partners: also entries of the pairs {j, j'} of two partners (D).
         """
-        entries = self.entries
-        entry_pair = self._pair(entries.label, entries.pseudo_label)  # (M+1,)
-        query_pair = self._pair(target.unsqueeze(1), partners)  # (B, P)
-        in_pair = (query_pair.unsqueeze(-1) == entry_pair).any(dim=1)  # (B, M+1)
+        entries, num_classes = self.entries, self.num_classes
+        mined = torch.cat([target.unsqueeze(1), partners], dim=1)  # (B, P+1)
+        member = torch.zeros(len(z), num_classes + 1, dtype=torch.bool, device=z.device)
+        member = member.scatter(1, torch.where(mined < 0, num_classes, mined), True)[:, :num_classes]
+        label, rival = entries.label.clamp_min(0), entries.rival.clamp_min(0)
+        eligible = member[:, label] & member[:, rival] & (entries.label >= 0)  # (B, M+1)
+        if not among_partners:
+            eligible &= (label == target.unsqueeze(1)) | (rival == target.unsqueeze(1))
         is_own = (query_index.unsqueeze(1) == entries.index) & (query_index.unsqueeze(1) >= 0)
-        eligible = in_pair & ~is_own & (entries.label >= 0)
         similarity = z.float() @ entries.feature.float().t()  # (B, M+1)
         k = min(num_representatives, similarity.shape[1])
-        top, entry = similarity.masked_fill(~eligible, -torch.inf).topk(k, dim=1)
+        top, entry = similarity.masked_fill(~eligible | is_own, -torch.inf).topk(k, dim=1)
         valid = top > -torch.inf
-        padding = len(self)
-        retrieved = Retrieved(entry.masked_fill(~valid, padding), valid, top.masked_fill(~valid, 0.0))
+        retrieved = Retrieved(entry.masked_fill(~valid, len(self)), valid, top.masked_fill(~valid, 0.0))
         return self._widen(retrieved, num_representatives - k)
-
-    def _pair(self, a: Tensor, b: Tensor) -> Tensor:
-        """One number for the unordered pair {a, b}; -2 where either is unknown."""
-        number = torch.minimum(a, b) * self.num_classes + torch.maximum(a, b)
-        return torch.where((a >= 0) & (b >= 0), number, -2)
 
     def _widen(self, found: Retrieved, extra: int) -> Retrieved:
         if extra <= 0:
@@ -325,8 +360,8 @@ class ConfusionBank:
     # -------------------------------------------------------------------------------------------------------- storing
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors, entries without the padding row."""
-        return {**self.entries.without_padding(), "counts": self.counts}
+        """All that is stored: entries without the padding row and without tokens (300 kB each with ViT-B/16), and n."""
+        return {**self.entries.without_tokens(), "counts": self.counts}
 
     @classmethod
     def from_state_dict(
@@ -336,9 +371,11 @@ class ConfusionBank:
         paths: Sequence[str],
         fingerprint: dict[str, Any] | None = None,
     ) -> ConfusionBank:
-        """The bank that :meth:`state_dict` came from."""
+        """The bank that :meth:`state_dict` came from, but for the tokens."""
         rows = dict(state)
         counts = rows.pop("counts")
+        rows["cls"] = rows["feature"].new_zeros(len(rows["label"]), 0)
+        rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
 
     def save(self, directory: str | Path) -> Path:
@@ -389,6 +426,33 @@ class ConfusionBank:
             raise ValueError(
                 f'"{path}" is not a confusion bank or is damaged ({reason}); delete it and train'
             ) from error
+
+    def save_confusion_features(self, checkpoint: str | Path) -> None:
+        """Store the entries' confusion features beside the checkpoint whose adapter made them."""
+        tensors = {"confusion_features": self.confusion_features.cpu().contiguous()}
+        path = f"{checkpoint}{FEATURES_SUFFIX}"
+        write_atomically(path, lambda temporary: save_file(tensors, temporary))
+
+    def load_confusion_features(self, checkpoint: str | Path) -> None:
+        """Take up what :meth:`save_confusion_features` stored.
+
+        Raises:
+            FileNotFoundError: there is none beside this checkpoint.
+            BankMismatchError: it was stored for another bank.
+            ValueError: the file is damaged.
+        """
+        path = f"{checkpoint}{FEATURES_SUFFIX}"
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'No confusion features at "{path}"; copy the whole run folder, or train again')
+        try:
+            features = load_file(path, device=str(self.device))["confusion_features"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f'"{path}" is damaged ({error}); copy the run folder again, or train again') from error
+        if len(features) != len(self) + 1:
+            raise BankMismatchError(
+                f'"{path}" holds {len(features) - 1} entries, the bank {len(self)}; use one run folder'
+            )
+        self.confusion_features = features
 
     def check(self, expected: dict[str, Any]) -> None:
         """Refuse to serve a run that the bank was not built for.

@@ -37,6 +37,7 @@ class CAPTSettings:
     num_pairs: int = 5
     symmetric: bool = False
     num_representatives: int = 8
+    among_partners: bool = True
     alpha: float = 5.0
     gamma: float = 0.5
     hidden_ratio: int = 4
@@ -115,7 +116,9 @@ class CAPTModel(nn.Module):
             num_heads = clip.clip.visual.transformer.resblocks[-1].attn.num_heads
             adapter = DiffMannerAdapter(clip.width, clip.grid, num_heads, settings.alpha, settings.gamma)
             adapter.start_from(clip.clip.visual.transformer.resblocks[-1])
-        self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives) if settings.use_sam else None
+        self.sample_miner = None
+        if settings.use_sam:
+            self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.among_partners)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
             max(1, base.embed_dim // 64),
@@ -179,7 +182,7 @@ class CAPTModel(nn.Module):
             cls: ``(B, Dv)`` class tokens; None for a ResNet.
             tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
             label: ``(B,)`` ground truth; losses are computed when it is given.
-            query_index: ``(B,)`` the bank's data-set index of each image, -1 (default) for images it was not built from.
+            query_index: ``(B,)`` the bank's data-set index of each image; -1 (default) for images not in the bank.
         """
         settings = self.settings
         if query_index is None:
@@ -193,7 +196,7 @@ class CAPTModel(nn.Module):
         # Semantic Confusion Miner: pairs (t, j_1 ... j_P) by Eq. 7, with what is said of them.
         pairs = self.semantic_miner(probs)
 
-        # Sample Confusion Miner: representatives of these pairs, confusion features by the Diff-Manner Adapter (Eq. 8-10).
+        # Sample Confusion Miner: representatives of these pairs, confusion features by the adapter (Eq. 8-10).
         samples = None
         if self.sample_miner is not None:
             samples = self.sample_miner(

@@ -26,7 +26,7 @@ class SampleSet:
     Attributes:
         u: ``(B, D)`` normalised sample confusion feature of the query.
         features: ``(B, K, D)`` normalised confusion features of the representatives; zero where not valid.
-        corrections: ``(B, K, D)`` text feature of their label minus that of their pseudo-label; zero where not valid.
+        corrections: ``(B, K, D)`` text feature of their label minus that of their rival; zero where not valid.
         similarity: ``(B, K)`` cosine of representative and query in the base model's space; 0 where not valid.
         valid: ``(B, K)`` bool.
         label: ``(B, K)`` int64, the representatives' labels as the bank counts classes; -1 where not valid.
@@ -48,12 +48,14 @@ class SampleConfusionMiner(nn.Module):
     Args:
         adapter: the Diff-Manner Adapter, shared by query and representatives.
         num_representatives: K.
+        among_partners: see :meth:`ConfusionBank.retrieve`.
     """
 
-    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int):
+    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int, among_partners: bool = False):
         super().__init__()
         self.adapter = adapter
         self.num_representatives = num_representatives
+        self.among_partners = among_partners
 
     def confusion_feature(
         self, cls: Tensor, tokens: Tensor, intensity: Tensor, project: Callable[[Tensor], Tensor]
@@ -94,16 +96,29 @@ class SampleConfusionMiner(nn.Module):
         if bank is None:
             return self._empty(u)
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
-        found = bank.retrieve(z, to_bank[pairs.target], partners, query_index, self.num_representatives)
+        found = bank.retrieve(
+            z, to_bank[pairs.target], partners, query_index, self.num_representatives, self.among_partners
+        )
         entries = bank.entries
-        features = self.confusion_feature(
-            entries.cls[found.entry], entries.tokens[found.entry], entries.intensity[found.entry], project
-        )  # (B, K, D)
+        features = self._entry_features(bank, found.entry, project)  # (B, K, D)
         valid = found.valid.unsqueeze(-1)
-        label, pseudo_label = entries.label[found.entry], entries.pseudo_label[found.entry]
+        label, rival = entries.label[found.entry], entries.rival[found.entry]
         texts = bank_text_features
-        corrections = texts[label.clamp_min(0)] - texts[pseudo_label.clamp_min(0)]
+        corrections = texts[label.clamp_min(0)] - texts[rival.clamp_min(0)]
         return SampleSet(u, features * valid, corrections * valid, found.similarity, found.valid, label, found.entry)
+
+    def _entry_features(self, bank: ConfusionBank, entry: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+        if bank.confusion_features is not None:
+            return bank.confusion_features[entry]
+        rows = bank.entries
+        return self.confusion_feature(rows.cls[entry], rows.tokens[entry], rows.intensity[entry], project)
+
+    @torch.no_grad()
+    def settle(self, bank: ConfusionBank, project: Callable[[Tensor], Tensor], chunk: int = 256) -> None:
+        """Compute the confusion features of all entries once, for as long as the adapter does not change."""
+        bank.confusion_features = None
+        parts = torch.arange(len(bank) + 1, device=bank.device).split(chunk)
+        bank.confusion_features = torch.cat([self._entry_features(bank, part, project) for part in parts])
 
     def _empty(self, u: Tensor) -> SampleSet:
         b, k, d = len(u), self.num_representatives, u.shape[-1]

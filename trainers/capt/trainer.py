@@ -139,14 +139,8 @@ class CAPT(RunRecordMixin, TrainerX):
         super().before_train()
         self._check_base(self.model.refiner.base_digest, self.output_dir)
         self._use_cache()
-        bank = self._load_or_build_bank()
-        num_images = len(set(bank.entries.index[:-1].tolist()))
-        print(f"Confusion bank: {len(bank):,} confused views of {num_images:,} images; most confused pairs:")
-        for a, b, count in bank.top_pairs(5):
-            print(f"  {a} / {b}: {count:.4g}")
-        if len(bank) == 0:
-            print("The base model makes no error on these images, so there is nothing to retrieve;")
-            print("  BANK.SOURCE zeroshot or crossfit, or more BANK.VIEWS, find more confusions")
+        bank = self._make_bank()
+        self._describe(bank)
         self._serve_classes(bank)
         self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
 
@@ -186,16 +180,23 @@ class CAPT(RunRecordMixin, TrainerX):
         workers = min(self.cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         return encode_views(self.model.base, views, torch.device(self.device), batch_size, workers, title)
 
-    def _load_or_build_bank(self) -> ConfusionBank:
+    def _make_bank(self) -> ConfusionBank:
+        """Build the bank and store it; a bank that lies in the output folder already must be this run's."""
         fingerprint = self._fingerprint()
         path = Path(self.output_dir) / BANK_FILE
-        if path.is_file():  # a resumed run
-            bank = ConfusionBank.load(path, self.device)
-            bank.check(fingerprint)
-            return bank
+        if path.is_file():  # a resumed run: built anew, since the stored one holds no tokens
+            ConfusionBank.load(path).check(fingerprint)
         bank = self._build_bank(fingerprint)
         bank.save(self.output_dir)
         return bank
+
+    def _describe(self, bank: ConfusionBank) -> None:
+        num_confused = bank.num_confused
+        print(f"Confusion bank: {num_confused:,} confused views, {len(bank) - num_confused:,} near misses")
+        if num_confused == 0:
+            print("The base model makes no error on these images; BANK.SOURCE zeroshot or crossfit would find some")
+        for a, b, count in bank.top_pairs(5):
+            print(f"  {a} / {b}: {count:.4g}")
 
     def _fingerprint(self) -> dict:
         return bank_fingerprint(self.cfg, list(self.dm.dataset.classnames), self.model.base.digest())
@@ -220,6 +221,7 @@ class CAPT(RunRecordMixin, TrainerX):
             on_device,
             self._judge(source),
             soft_counts=node.COUNTS == "soft",
+            near_misses=node.NEAR_MISSES if node.NEAR_MISSES <= 1 else None,
             fingerprint=fingerprint,
         )
 
@@ -325,15 +327,30 @@ class CAPT(RunRecordMixin, TrainerX):
         return self.inference(input)[0]
 
     def test(self, split: str | None = None) -> float:
-        """Dassl's test, without the bank where ``BANK.AT_TEST`` is off."""
+        """Dassl's test, with the bank as ``BANK.AT_TEST`` says."""
         bank = self.model.bank
         if bank is not None and not self.cfg.TRAINER.CAPT.BANK.AT_TEST:
             self._serve_classes(None)
+        elif bank is not None and bank.has_tokens:
+            self.model.sample_miner.settle(bank, self.model.base.project)
         try:
             return super().test(split)
         finally:
-            if bank is not self.model.bank:
+            if bank is not None:
                 self._serve_classes(bank)
+                if bank.has_tokens:
+                    bank.confusion_features = None  # training goes on with an adapter that changes
+
+    def save_model(self, epoch: int, directory: str, is_best=False, val_result=None, model_name: str = "") -> None:
+        """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
+        super().save_model(epoch, directory, is_best, val_result, model_name)
+        bank = self.model.bank
+        if bank is None or self.model.sample_miner is None:
+            return
+        self.model.sample_miner.settle(bank, self.model.base.project)
+        name = model_name or f"model.pth.tar-{epoch + 1}"
+        bank.save_confusion_features(Path(directory) / MODEL_NAME / name)
+        bank.confusion_features = None
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.
@@ -364,6 +381,7 @@ class CAPT(RunRecordMixin, TrainerX):
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             bank = ConfusionBank.load(directory, self.device)
             bank.check({"base_weights": self.model.base.digest()})
+            bank.load_confusion_features(path)
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
