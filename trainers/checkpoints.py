@@ -27,7 +27,9 @@ def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:
         return path
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f'Model not found at "{path}"; give the output folder of a run, which holds a folder "{name}"')
+        raise FileNotFoundError(
+            f'Model not found at "{path}"; give the output folder of a run, which holds a folder "{name}"'
+        )
     found = sorted(int(m[1]) for f in os.listdir(folder) if (m := re.fullmatch(r"model\.pth\.tar-(\d+)", f)))
     hint = f"give --load-epoch {found[-1]}" if found else "train first"
     raise FileNotFoundError(f'Model not found at "{path}"; epochs there: {found or "none"}; {hint}')
