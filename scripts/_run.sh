@@ -17,6 +17,7 @@
 #   BASE_CFG  yaml of the base learner                        (CFG where the base has a yaml of that name, else the paper's)
 #   OUTPUT    where run folders go                            (output)
 #   OPTS      more KEY VALUE pairs for train.py               (none)
+#   VARIANT   word behind the configuration's folder name, to tell runs with other OPTS apart  (none)
 #   PYTHON    python to use                                   (python)
 #   DRY_RUN   1: print the commands, run nothing
 
@@ -82,7 +83,8 @@ choose() {
     YAML=$(yaml_of "$1" "$CFG")
     [[ -f $YAML ]] || die "no such configuration: $YAML"
     TAG=$CFG
-    if [[ $1 == CAPT ]]; then TAG=${CFG}_on_$BASE; fi
+    if [[ $1 == CAPT ]]; then TAG+=_on_$BASE; fi
+    if [[ -n ${VARIANT:-} ]]; then TAG+=_$VARIANT; fi
 }
 
 # script_of TRAINER: its folder in scripts/
@@ -168,7 +170,7 @@ base_opts() {
         local arguments=("$3" "$4")
         [[ $2 != few_shot ]] || arguments=("$3" "$SHOTS")
         echo "CAPT needs its base learner first: $BASE in $dir"
-        env -u EPOCHS -u LOADEP -u OPTS CFG="$cfg" SEEDS="$4" SHOTS="$SHOTS" OUTPUT="$OUTPUT" DATA="$DATA" \
+        env -u EPOCHS -u LOADEP -u OPTS -u VARIANT CFG="$cfg" SEEDS="$4" SHOTS="$SHOTS" OUTPUT="$OUTPUT" DATA="$DATA" \
             PYTHON="$PYTHON" bash "$script" "${arguments[@]}"
     fi
     local epoch

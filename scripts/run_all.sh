@@ -32,11 +32,14 @@ job() {
     local method=${1%%:*} base=ZeroshotCLIP name="$1 $2 seed $3"
     [[ $1 != *:* ]] || base=${1#*:}
     export BASE=$base
+    if [[ $method == zsclip && $PROTOCOL != base2new ]]; then
+        step "$name" zsclip/zeroshot.sh "$2" "${CFG:-vit_b16}"
+        return
+    fi
     case $PROTOCOL in
         base2new) step "$name" "$method/base2new_train.sh" "$2" "$3" && step "$name" "$method/base2new_test.sh" "$2" "$3" ;;
         xd) step "$name" "$method/xd_train.sh" "$SOURCE" "$3" && step "$name" "$method/xd_test.sh" "$2" "$3" ;;
         few_shot) SEEDS=$3 step "$name" "$method/few_shot.sh" "$2" "$SHOTS" ;;
-        *) die "unknown protocol $PROTOCOL; there are base2new, xd and few_shot" ;;
     esac
 }
 
@@ -52,6 +55,10 @@ lane() {
     done
 }
 
+case $PROTOCOL in
+    base2new | xd | few_shot) ;;
+    *) die "unknown protocol $PROTOCOL; there are base2new, xd and few_shot" ;;
+esac
 for method in $METHODS; do
     [[ -d scripts/${method%%:*} ]] || die "unknown method ${method%%:*}; there are: $(cd scripts && echo */)"
 done

@@ -294,3 +294,25 @@ def test_run_all_spreads_seeds_over_devices(tmp_path):
     result = dry_run("run_all", "xd", METHODS="coop", DATASETS="dtd", GPUS="0 1")
     assert result.returncode == 2
     assert "leave GPUS out" in result.stderr
+
+
+def test_run_all_tests_zero_shot_clip_once_per_data_set_outside_base_to_new():
+    result = dry_run("run_all", "few_shot", METHODS="zsclip", DATASETS="dtd", SEEDS="1")
+    assert result.returncode == 0, result.stderr
+    assert [option(command, "--output-dir") for command in commands(result.stdout)] == [
+        "output/ZeroshotCLIP/vit_b16/dtd"
+    ]
+
+
+def test_ablation_tells_its_variants_apart():
+    result = dry_run("capt/ablate", "dtd 1", VARIANTS="full no_sem", BASE="CoOp")
+    assert result.returncode == 0, result.stderr
+    found = commands(result.stdout)
+    capt = [command for command in found if option(command, "--trainer") == "CAPT"]
+    names = [option(command, "--output-dir").split("/")[-2] for command in capt]
+    assert names == ["vit_b16_ep20_on_CoOp_full"] * 2 + ["vit_b16_ep20_on_CoOp_no_sem"] * 2
+    assert [option(command, "TRAINER.CAPT.SEM.ON") for command in capt] == [None, None, "False", "False"]
+    base = [command for command in found if option(command, "--trainer") == "CoOp"]
+    assert {option(command, "--output-dir").split("/")[-2] for command in base} == {"vit_b16_ctxv1"}
+    assert all(option(command, "TRAINER.CAPT.SEM.ON") is None for command in base)
+    assert "no variant nothing" in dry_run("capt/ablate", "dtd", VARIANTS="nothing").stderr
