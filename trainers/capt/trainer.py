@@ -329,23 +329,25 @@ class CAPT(RunRecordMixin, TrainerX):
     def test(self, split: str | None = None) -> float:
         """Dassl's test, with the bank as ``BANK.AT_TEST`` says."""
         bank = self.model.bank
-        if bank is not None and not self.cfg.TRAINER.CAPT.BANK.AT_TEST:
+        is_consulted = bank is not None and self.cfg.TRAINER.CAPT.BANK.AT_TEST
+        can_settle = is_consulted and self.model.sample_miner is not None and bank.has_tokens
+        if bank is not None and not is_consulted:
             self._serve_classes(None)
-        elif bank is not None and bank.has_tokens:
+        if can_settle:
             self.model.sample_miner.settle(bank, self.model.base.project)
         try:
             return super().test(split)
         finally:
-            if bank is not None:
+            if bank is not None and not is_consulted:
                 self._serve_classes(bank)
-                if bank.has_tokens:
-                    bank.confusion_features = None  # training goes on with an adapter that changes
+            if can_settle:
+                bank.confusion_features = None  # training goes on with an adapter that changes
 
     def save_model(self, epoch: int, directory: str, is_best=False, val_result=None, model_name: str = "") -> None:
         """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
         super().save_model(epoch, directory, is_best, val_result, model_name)
         bank = self.model.bank
-        if bank is None or self.model.sample_miner is None:
+        if bank is None or self.model.sample_miner is None or not bank.has_tokens:
             return
         self.model.sample_miner.settle(bank, self.model.base.project)
         name = model_name or f"model.pth.tar-{epoch + 1}"
@@ -381,7 +383,8 @@ class CAPT(RunRecordMixin, TrainerX):
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             bank = ConfusionBank.load(directory, self.device)
             bank.check({"base_weights": self.model.base.digest()})
-            bank.load_confusion_features(path)
+            if self.model.sample_miner is not None:
+                bank.load_confusion_features(path)
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
