@@ -1,5 +1,9 @@
 """Diff-Manner Adapter: global attention and local convolution on patch tokens (paper 3.2, Eq. 9, 10, 13).
 
+Every query and every representative passes it in every step, so two identities are used that leave the result as it is:
+with a single query, attention needs no projected keys and values, only the projected query and the attended token; and
+the mean of a convolution's output follows from nine window sums of its input. Neither touches N x Dv x Dv products.
+
 Shapes: B batch, N = h * h patches, Dv visual width.
 """
 
@@ -7,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 __all__ = ["DiffMannerAdapter"]
 
@@ -59,17 +64,52 @@ class DiffMannerAdapter(nn.Module):
             ``(B, Dv)`` fp32, x_cls + pool(X' - X).
         """
         cls, tokens = cls.float(), tokens.float()
-        query = self.ln_query(cls).unsqueeze(1)  # (B, 1, Dv)
-        context = self.ln_tokens(tokens)
-        global_feature, _ = self.attention(query, context, context, need_weights=False)  # (B, 1, Dv), Eq. 9
-        change = self._convolve(tokens + global_feature)  # DWConv(X + G), Eq. 10
-        return cls + self.scale(intensity).unsqueeze(1) * change.mean(dim=1)
+        global_feature = attend_once(self.attention, self.ln_query(cls), self.ln_tokens(tokens))  # (B, Dv), Eq. 9
+        change = pooled_convolution(self.convolution, tokens, global_feature, self.grid)  # pool(X' - X), Eq. 10
+        return cls + self.scale(intensity).unsqueeze(1) * change
 
     def scale(self, intensity: Tensor) -> Tensor:
         """alpha = a * c^gamma (Eq. 13), ``(B,)``."""
         return self.alpha * intensity.float().pow(self.gamma)
 
-    def _convolve(self, tokens: Tensor) -> Tensor:
-        batch, num_patches, width = tokens.shape
-        x = tokens.transpose(1, 2).reshape(batch, width, self.grid, self.grid)
-        return self.convolution(x).reshape(batch, width, num_patches).transpose(1, 2)  # (B, N, Dv)
+
+def attend_once(attention: nn.MultiheadAttention, query: Tensor, context: Tensor) -> Tensor:
+    """Multi-head attention ``(B, Dv)`` of one query ``(B, Dv)`` a sample over ``(B, N, Dv)``, keys and values alike.
+
+    The score of a token x is q (W_k x + b_k) = (W_k^T q) x + const, and sum a (W_v x + b_v) = W_v (sum a x) + b_v.
+    """
+    width, num_heads = attention.embed_dim, attention.num_heads
+    w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
+    b_q, _, b_v = attention.in_proj_bias.chunk(3)  # a key bias moves all scores of a query alike
+    q = linear(query, w_q, b_q).unflatten(-1, (num_heads, -1)) * (width // num_heads) ** -0.5  # (B, H, Dh)
+    looked_for = torch.einsum("bhd,hdw->bhw", q, w_k.unflatten(0, (num_heads, -1)))  # (B, H, Dv)
+    weight = (looked_for @ context.transpose(1, 2)).softmax(dim=-1)  # (B, H, N)
+    attended = weight @ context  # (B, H, Dv)
+    value = torch.einsum("bhw,hdw->bhd", attended, w_v.unflatten(0, (num_heads, -1))).flatten(1) + b_v  # (B, Dv)
+    return attention.out_proj(value)
+
+
+def pooled_convolution(convolution: nn.Conv2d, tokens: Tensor, added: Tensor, grid: int) -> Tensor:
+    """Mean over all patches ``(B, Dv)`` of the depthwise 3x3 convolution, zero-padded, of tokens + added.
+
+    Tap (i, j) of the kernel meets every patch but those of one border row and one border column, so its share of the
+    mean is its weight times the sum of the patches it meets.
+
+    Args:
+        convolution: depthwise, kernel 3, padding 1.
+        tokens: ``(B, N, Dv)``, row by row of the grid.
+        added: ``(B, Dv)``, added to every patch.
+        grid: h.
+    """
+    x = tokens.unflatten(1, (grid, grid))  # (B, h, h, Dv)
+    rows = _without_borders(x, dim=1)  # (3, B, h, Dv)
+    windows = _without_borders(rows, dim=2)  # (3 taps across, 3 taps down, B, Dv)
+    met = torch.tensor([grid - 1, grid, grid - 1], dtype=x.dtype, device=x.device)
+    windows = windows + torch.outer(met, met)[..., None, None] * added
+    return torch.einsum("jibd,dij->bd", windows, convolution.weight[:, 0]) / grid**2 + convolution.bias
+
+
+def _without_borders(x: Tensor, dim: int) -> Tensor:
+    """Sums over ``dim``: without its last place, whole, without its first place; stacked in front."""
+    total = x.sum(dim)
+    return torch.stack([total - x.select(dim, -1), total, total - x.select(dim, 0)])
