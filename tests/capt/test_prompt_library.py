@@ -1,0 +1,95 @@
+"""Where the sentences of a pair come from, and what is made of them."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from trainers.capt.prompt_library import PromptLibrary, encode_pairs
+
+FUDD = {"0": {"classes": [1, 0], "prompt_pairs": [{"prompt_pair": ["otter, wet", "red fox, dry"]}]}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(kind, content):
+        text = content if isinstance(content, str) else json.dumps(content)
+        (tmp_path / f"Pets_{kind}.json").write_text(text)
+
+    return write
+
+
+def library(folder, classnames=("red_fox", "otter", "cup")):
+    return PromptLibrary(folder, "pets", classnames)
+
+
+def test_templates_need_no_file(tmp_path):
+    found = library(tmp_path / "nothing").prompts("red_fox", "otter")
+    assert found.difference[0] == "a photo of a red fox, not a otter."
+    assert found.sources == ("template", "template")
+    assert found.commonality == library(tmp_path).prompts("otter", "red_fox").commonality  # symmetric
+
+
+def test_first_source_that_knows_the_pair_wins(tmp_path, write):
+    write("prompt_pairs", FUDD)
+    assert library(tmp_path).prompts("red_fox", "otter").difference == ("red fox, dry",)
+    assert library(tmp_path).prompts("otter", "red_fox").difference == ("otter, wet",)
+    write("prompt_distinct", {"red_fox": ["a bushy tail"]})
+    write("prompt_common", {"red_fox": ["four legs"], "otter": ["fur"]})
+    found = library(tmp_path).prompts("red_fox", "otter")
+    assert (found.difference, found.sources) == (("a bushy tail",), ("class-wise file", "class-wise file"))
+    assert found.commonality == ("fur", "four legs")
+    write("pairs", {"red fox||otter": {"commonality": ["wild"], "difference_a": ["land"], "difference_b": ["water"]}})
+    here = library(tmp_path)
+    assert here.prompts("red_fox", "otter").difference == ("land",)
+    assert here.prompts("otter", "red_fox").difference == ("water",)
+    assert here.prompts("otter", "red_fox").commonality == ("wild",)
+    assert here.prompts("cup", "otter").sources == ("template", "class-wise file")
+    assert len(here.files) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        ("pairs", "{", "is no JSON"),
+        ("pairs", [1], "must map names to dicts"),
+        ("prompt_common", {"otter": "fur"}, "must map names to lists"),
+        ("pairs", {"red fox, otter": {}}, 'has another form than expected .*"a||b"'),
+        ("pairs", {"a||b": {"commonality": "wild"}}, "'wild' is no list of sentences"),
+        ("prompt_distinct", {"otter": [3]}, "is no list of sentences"),
+        ("prompt_pairs", {"0": {"classes": [1, 9], "prompt_pairs": []}}, "counts class 9, the data set has 3 classes"),
+        ("prompt_pairs", {"0": {}}, "has another form than expected"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, write, kind, content, message):
+    write(kind, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        library(tmp_path)
+    assert f"Pets_{kind}.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_features_are_means_of_sentences(tmp_path, write):
+    write("pairs", {"cup||otter": {"difference_a": ["x", "y"], "difference_b": ["y"], "commonality": ["z"]}})
+    axes = {"x": [1.0, 0, 0], "y": [0, 1, 0], "z": [0, 0, 1]}
+    calls = []
+
+    def text_features(sentences):
+        calls.append(list(sentences))
+        return torch.tensor([axes[s] for s in sentences])
+
+    difference, commonality, sources = encode_pairs(library(tmp_path), ["cup", "otter"], text_features)
+    torch.testing.assert_close(difference[0, 1], normalize(torch.tensor([1.0, 1, 0]), dim=0))
+    assert difference[1, 0].tolist() == [0, 1, 0]
+    assert commonality[0, 1].tolist() == commonality[1, 0].tolist() == [0, 0, 1]
+    assert not difference[0, 0].any()
+    assert len(calls) == 1
+    assert sorted(calls[0]) == ["x", "y", "z"]  # each sentence once
+    assert sources == {"difference: pairs file": 2, "commonality: pairs file": 2}
+
+
+def test_one_class_has_no_pairs(tmp_path):
+    difference, commonality, sources = encode_pairs(library(tmp_path), ["cup"], lambda texts: torch.ones(len(texts), 3))
+    assert difference.shape[:2] == commonality.shape[:2] == (1, 1)
+    assert not sources
