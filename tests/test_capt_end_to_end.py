@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -13,6 +15,7 @@ from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent / "capt"))
 
@@ -21,6 +24,7 @@ import tiny_capt  # noqa: E402
 import train  # noqa: E402
 import trainers  # noqa: E402
 from trainers.capt.confusion_bank import FILE, BankMismatchError, ConfusionBank  # noqa: E402
+from trainers.capt.precision import cast_clip  # noqa: E402
 
 CLASSES = ["cup", "jug", "vase", "red_fox", "otter", "kite"]
 PARTS = {"train": range(4), "val": range(4, 6), "test": range(6, 9)}
@@ -179,6 +183,23 @@ def test_eval_on_other_classes(files, finished, tmp_path, at_test):
     results, arrays = read(tmp_path)
     assert arrays["probs"].shape == (6, 2)
     assert results["classnames"] == CLASSES[4:]
+
+
+def test_eval_with_the_words_of_another_data_set(files, finished, tmp_path):
+    """Another data set has another hand-written prompt; that is no other base model."""
+    trainer = build(files, tmp_path, "TRAINER.CAPT.BASE.TEMPLATE", "a photo of a {}, a type of pot.")
+    trainer.load_model(str(finished.out), epoch=2)
+    trainer.test()
+    assert not np.array_equal(read(tmp_path)[1]["base_probs"], read(finished.out)[1]["base_probs"])
+
+
+def test_precision_is_no_other_base(files, finished):
+    base = finished.trainer.model.base
+    half = tiny_capt.make_base(files / "clip.pt")
+    cast_clip(half.prompted.clip, "fp16")
+    assert half.digest() == base.digest()
+    torch.save(tiny_capt.clip_state(seed=1), files / "other.pt")
+    assert tiny_capt.make_base(files / "other.pt").digest() != base.digest()
 
 
 def test_bank_off_at_test(files, tmp_path):
@@ -440,8 +461,6 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_bad_settings(capsys, files, tmp_path, case):
-    import re
-
     keys, message = CASES[case]
     assert re.search(message, one_line(main(capsys, files, tmp_path, *keys)))
 
@@ -488,6 +507,22 @@ def test_bank_of_another_run(files, finished, tmp_path, capsys):
         build(files, tmp_path, "TRAINER.CAPT.BANK.VIEWS", 2).train()
     line = one_line(main(capsys, files, tmp_path, "TRAINER.CAPT.BANK.VIEWS", 2))
     assert "was built for another run" in line
+
+
+def test_confusion_features_belong_to_the_checkpoint(files, finished, tmp_path):
+    """A stored bank holds no tokens; what its entries are to a checkpoint's adapter lies beside the checkpoint."""
+    shutil.copytree(finished.out, tmp_path / "run")
+    (path,) = (tmp_path / "run" / "capt").glob("model.pth.tar-2.*")
+    trainer = build(files, tmp_path / "eval")
+    save_file({"confusion_features": torch.zeros(1, 64)}, path)
+    with pytest.raises(BankMismatchError, match=r"holds 0 entries, the bank \d+; use one run folder"):
+        trainer.load_model(str(tmp_path / "run"), epoch=2)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is damaged"):
+        trainer.load_model(str(tmp_path / "run"), epoch=2)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="No confusion features at"):
+        trainer.load_model(str(tmp_path / "run"), epoch=2)
 
 
 def test_damaged_bank(files, tmp_path, capsys):

@@ -102,6 +102,26 @@ def test_retrieval_by_hand(hand_bank):
     assert both.entry[0, 0] == 4  # through the second pair {0, 2}
 
 
+def test_near_misses_are_entries_but_no_errors():
+    rows = [[0.2, 0.7, 0.1], [0.5, 0.2, 0.3], [0.9, 0.06, 0.04]]  # c of the right ones: 0.6 / 0.8 and 0.12 / 0.96
+    views = judged(rows, [0, 0, 0], tiny_capt.unit(3, 2))
+    bank = ConfusionBank.build(NAMES, list("abc"), [views], near_misses=0.7)
+    assert bank.entries.index.tolist() == [0, 1, -1]
+    assert bank.entries.rival.tolist() == [1, 2, -1]  # the pseudo-label of the error, the runner-up of the right view
+    assert bank.counts.tolist() == [[0, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert (len(bank), bank.num_confused) == (2, 1)
+    assert retrieve(bank, [1.0, 0.0], 2, [0]).entry[0].tolist() == [1, 2]
+    assert len(ConfusionBank.build(NAMES, list("abc"), [views], near_misses=0.0)) == 3
+
+
+def test_pairs_of_two_partners(hand_bank):
+    query = normalize(torch.tensor([[1.0, 0]]), dim=-1)
+    args = (query, torch.tensor([2]), torch.tensor([[0, 1]]), torch.tensor([-1]), 9)
+    assert sorted(hand_bank.retrieve(*args).entry[0].tolist()) == [4] + [5] * 8  # {2, 0} only; 5 is padding
+    among = hand_bank.retrieve(*args, among_partners=True)
+    assert sorted(among.entry[0][among.valid[0]].tolist()) == [0, 1, 2, 3, 4]  # and {0, 1}
+
+
 def test_own_image_is_left_out_in_every_view():
     rows = [[0.2, 0.7, 0.1]] * 3
     views = judged(rows, [0, 0, 0], tiny_capt.unit(1, 2).expand(3, -1), index=torch.tensor([0, 0, 1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) 
         "classes": hashlib.sha256(json.dumps(list(classnames)).encode()).hexdigest(),
         "base": node.BASE.NAME,
         "base_weights": base_digest,
+        "template": node.BASE.TEMPLATE,
         "source": node.BANK.SOURCE,
         "views": node.BANK.VIEWS,
         "counts": node.BANK.COUNTS,
@@ -128,5 +130,5 @@ def fit_fold(
         is_train=True,
     )
     trainer.train()
-    spec = BaseSpec(spec.name, str(directory), 0, spec.template, spec.class_token_position)
+    spec = dataclasses.replace(spec, directory=str(directory), epoch=0)
     return build_base(prompted, spec)

@@ -30,9 +30,6 @@ class ZeroshotCLIP(BaseModel):
     def _text_features(self, classnames: list[str]) -> Tensor:
         return self.prompted.text_features([self.template.format(plain_name(name)) for name in classnames])
 
-    def _fingerprinted(self) -> dict[str, Tensor]:
-        return {"template": torch.tensor([ord(letter) for letter in self.template])}
-
 
 class CoOp(BaseModel):
     """CLIP with CoOp's context vectors before (or around) the class name."""
