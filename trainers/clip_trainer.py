@@ -15,29 +15,11 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.base_models import class_logits
-from .capt.precision import PRECISIONS, autocast_for, cast_clip, grad_scaler_for, usable_precision
-from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_clip
+from .capt.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
+from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_prompted_clip
 from .checkpoints import checkpoint_path, load_weights
 
-__all__ = ["ClipTrainer", "TextEncoder", "clip_logits", "initial_context", "load_clip_for"]
-
-
-def load_clip_for(cfg: CfgNode, precision: str) -> PromptedCLIP:
-    """The configured CLIP on the CPU, frozen, in ``precision``.
-
-    Raises:
-        ValueError: INPUT.SIZE is not the resolution that this CLIP takes.
-    """
-    print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-    clip = PromptedCLIP(load_clip(cfg.MODEL.BACKBONE.NAME))
-    size, given = (clip.input_size, clip.input_size), tuple(cfg.INPUT.SIZE)
-    if given != size:
-        raise ValueError(
-            f"INPUT.SIZE must be {size}, the input of {cfg.MODEL.BACKBONE.NAME}, got {given}; "
-            f'add INPUT.SIZE "{size}" to the command line'
-        )
-    cast_clip(clip.clip, precision)
-    return clip
+__all__ = ["ClipTrainer", "TextEncoder", "clip_logits", "initial_context"]
 
 
 class TextEncoder(nn.Module):
@@ -150,7 +132,7 @@ class ClipTrainer(TrainerX):
         """Build the model, freeze CLIP, and register what is trained."""
         cfg = self.cfg
         self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
-        clip = load_clip_for(cfg, self.precision)
+        clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision)
 
         print("Building custom CLIP")
         self.model = self.build_custom_clip(clip, self.dm.dataset.classnames)

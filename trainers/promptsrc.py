@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.context import plain_name
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
 from .capt.run_record import RunRecordMixin
-from .clip_trainer import ClipTrainer, clip_logits, load_clip_for
+from .clip_trainer import ClipTrainer, clip_logits
 from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
@@ -91,7 +91,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     def encode_teacher_texts(self) -> Tensor:
         """Frozen text features ``(C, D)``: mean over the templates of features that are not normalised, in fp32."""
         print(f"Encoding {len(IMAGENET_TEMPLATES)} templates a class with the frozen CLIP")
-        clip = load_clip_for(self.cfg, "fp32").to(self.device)
+        clip = load_prompted_clip(self.cfg.MODEL.BACKBONE.NAME, self.cfg.INPUT.SIZE, "fp32").to(self.device)
         names = [plain_name(name) for name in self.dm.dataset.classnames]
         mean = torch.zeros(len(names), clip.embed_dim, device=self.device)
         for template in IMAGENET_TEMPLATES:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from .capt.context import plain_name
 from .capt.precision import usable_precision
-from .capt.prompted_clip import PromptedCLIP
+from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.run_record import RunRecordMixin
 from .capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
-from .clip_trainer import clip_logits, load_clip_for
+from .clip_trainer import clip_logits
 
 __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 
@@ -27,7 +27,9 @@ class ZeroshotCLIP(RunRecordMixin, TrainerX):
     def build_model(self) -> None:
         """Load CLIP and encode the prompts; CLIP runs in fp16 on a GPU as in the family, in fp32 on the CPU."""
         precision = "fp16" if self.device.type == "cuda" else "fp32"
-        self.clip = load_clip_for(self.cfg, usable_precision(precision, self.device)).to(self.device)
+        cfg = self.cfg
+        precision = usable_precision(precision, self.device)
+        self.clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, precision).to(self.device)
         self.text_features = self.encode_templates(self.clip, self.templates())
 
     @torch.no_grad()

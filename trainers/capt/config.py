@@ -45,6 +45,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.BASE.DIR = ""  # run folder of that learner; unused by ZeroshotCLIP
     node.BASE.EPOCH = 0  # epoch to load; 0: the best or last that was saved
     node.BASE.TEMPLATE = ""  # ZeroshotCLIP's prompt with {} for the name; "": the data set's own
+    node.BASE.CTX_INIT = "a photo of a"  # of MaPLe, IVLP, VPT, PromptSRC; words beyond their N_CTX stay in the prompts
     node.BASE.CLASS_TOKEN_POSITION = "end"  # CoOp's: end, middle, front; its checkpoint does not say
 
     # Confusion Bank (P 3.2).

@@ -22,8 +22,17 @@ import torch
 from torch import Tensor, nn
 
 from . import stock_clip
+from .precision import cast_clip
 
-__all__ = ["ImageFeatures", "PromptedCLIP", "encode_image_with", "encode_text_with", "load_clip", "tokenize"]
+__all__ = [
+    "ImageFeatures",
+    "PromptedCLIP",
+    "encode_image_with",
+    "encode_text_with",
+    "load_clip",
+    "load_prompted_clip",
+    "tokenize",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -292,3 +301,26 @@ class PromptedCLIP(nn.Module):
             ids = self.tokenize(texts[start : start + chunk])
             features.append(self.encode_text(self.embed(ids), ids.argmax(dim=-1)).float())
         return nn.functional.normalize(torch.cat(features), dim=-1)
+
+
+def load_prompted_clip(name: str, size: Sequence[int], precision: str) -> PromptedCLIP:
+    """A frozen :class:`PromptedCLIP` on the CPU, in ``precision``, for images of ``size``.
+
+    Args:
+        name: see :func:`load_clip`.
+        size: INPUT.SIZE, height and width in pixels.
+        precision: one of :data:`.precision.PRECISIONS`.
+
+    Raises:
+        ValueError: ``size`` is not the resolution that this CLIP takes.
+    """
+    print(f"Loading CLIP (backbone: {name})")
+    prompted = PromptedCLIP(load_clip(name))
+    needed = (prompted.input_size, prompted.input_size)
+    if tuple(size) != needed:
+        raise ValueError(
+            f"INPUT.SIZE must be {needed}, the input of {name}, got {tuple(size)}; "
+            f'add INPUT.SIZE "{needed}" to the command line'
+        )
+    cast_clip(prompted.clip, precision)
+    return prompted

@@ -23,9 +23,9 @@ from .confusion_bank import ConfusionBank
 from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .files import checkpoint_file, read_checkpoint
 from .model import FORMAT, CAPTModel, CAPTOutput
-from .precision import autocast_for, cast_clip, usable_precision
+from .precision import autocast_for, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
-from .prompted_clip import PromptedCLIP, load_clip
+from .prompted_clip import load_prompted_clip
 from .run_record import RunRecordMixin
 from .templates import CUSTOM_TEMPLATES
 
@@ -48,16 +48,17 @@ class CAPT(RunRecordMixin, TrainerX):
         cfg, node = self.cfg, self.cfg.TRAINER.CAPT
         self._check_selection()
         self.precision = usable_precision(node.PREC, torch.device(self.device))
-        print(f"Loading CLIP (backbone: {cfg.MODEL.BACKBONE.NAME})")
-        prompted = PromptedCLIP(load_clip(cfg.MODEL.BACKBONE.NAME))
-        _check_input_size(cfg, prompted)
-        cast_clip(prompted.clip, self.precision)
-        prompted.to(self.device)
+        prompted = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
 
         self.base_learner = node.BASE.NAME
         template = node.BASE.TEMPLATE or CUSTOM_TEMPLATES.get(cfg.DATASET.NAME, "a photo of a {}.")
         self.base_spec = BaseSpec(
-            node.BASE.NAME, node.BASE.DIR, node.BASE.EPOCH, template, node.BASE.CLASS_TOKEN_POSITION
+            node.BASE.NAME,
+            node.BASE.DIR,
+            node.BASE.EPOCH,
+            template,
+            node.BASE.CLASS_TOKEN_POSITION,
+            node.BASE.CTX_INIT,
         )
         base = build_base(prompted, self.base_spec).to(self.device)
         print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
@@ -407,15 +408,6 @@ class CAPT(RunRecordMixin, TrainerX):
         node = self.cfg.TRAINER.CAPT.BANK
         bank = "full-set bank" if node.SHOTS == -1 else "bank from the run's own shots"
         return f"{super()._protocol()}, {bank} judged by {node.SOURCE}"
-
-
-def _check_input_size(cfg: CfgNode, prompted: PromptedCLIP) -> None:
-    size, given = (prompted.input_size, prompted.input_size), tuple(cfg.INPUT.SIZE)
-    if given != size:
-        raise ValueError(
-            f"INPUT.SIZE must be {size}, the input of {cfg.MODEL.BACKBONE.NAME}, got {given}; "
-            f'add INPUT.SIZE "{size}" to the command line'
-        )
 
 
 def _rebuilt_dataset(cfg: CfgNode, **dataset_keys):
