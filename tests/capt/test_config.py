@@ -35,6 +35,7 @@ BAD = {
     "BANK.COUNTS": ("none", "one of hard, soft"),
     "BANK.SHOTS": (4, "0 (the run's own shots) or -1 (the full training set)"),
     "BANK.VIEWS": (0, "at least 1"),
+    "BANK.NEAR_MISSES": (-0.5, "at least 0"),
     "BANK.FOLDS": (1, "at least 2"),
     "SEM.NUM_PAIRS": (0, "at least 1"),
     "SAM.NUM_REPRESENTATIVES": (0, "at least 1"),
