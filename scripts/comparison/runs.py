@@ -131,7 +131,7 @@ def _from_log(folder: Path) -> Run | None:
     return Run(
         folder=folder,
         trainer=trainer,
-        base=None,
+        base=config["TRAINER"]["CAPT"]["BASE"]["NAME"] if trainer == "CAPT" else None,
         tag=_tag(folder, trainer),
         dataset=config["DATASET"]["NAME"],
         subsample=config["DATASET"].get("SUBSAMPLE_CLASSES", "all"),

@@ -319,6 +319,19 @@ def test_logs_of_other_repositories(tmp_path, capsys):
     assert "DescribableTextures (base 1,234, new 1,234 test images)" in out
 
 
+def test_log_of_capt_names_its_base(tmp_path, capsys):
+    text = LOG.format(eval_only="False", load_epoch="None", subsample="base", end="Finish training", accuracy="80.4")
+    text = text.replace("TRAINER:\n", "TRAINER:\n  CAPT:\n    BASE:\n      NAME: CoOp\n    PREC: fp32\n").replace(
+        ": MaPLe", ": CAPT"
+    )
+    text = text.replace("Finish training", "Loading trainer: CAPT\nFinish training")
+    folder = tmp_path / "base2new/train_base/dtd/shots_16/CAPT/vit_on_CoOp/seed1"
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text(text)
+    figures = table(capsys, str(tmp_path))
+    assert mean(figures, "CAPT on CoOp", "DescribableTextures", "accuracy", "base") == 80.4
+
+
 def test_all_classes_have_a_table_of_their_own(tmp_path, capsys):
     write_run(tmp_path, subsample="all", accuracy=66.0)
     write_run(tmp_path, accuracy=80.0)
