@@ -27,6 +27,7 @@ from .precision import autocast_for, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
 from .prompted_clip import load_prompted_clip
 from .run_record import RunRecordMixin
+from .serving import Serving, keep_pair_features, keep_serving
 from .templates import CUSTOM_TEMPLATES
 
 __all__ = ["CAPT"]
@@ -139,11 +140,19 @@ class CAPT(RunRecordMixin, TrainerX):
         """Resume if there is something to resume, then the bank and the cache, both from training images only."""
         super().before_train()
         self._check_base(self.model.refiner.base_digest, self.output_dir)
+        self._keep_serving()
         self._use_cache()
         bank = self._make_bank()
         self._describe(bank)
         self._serve_classes(bank)
         self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
+
+    def _keep_serving(self) -> None:
+        """Write beside the checkpoints what :func:`capt.load` needs and the configuration does not say."""
+        classnames = list(self.dm.dataset.classnames)
+        serving = Serving(self.base_spec.template, classnames, self._all_classnames())
+        keep_serving(self.output_dir, serving, self.prompt_library)
+        keep_pair_features(self.output_dir, classnames, self.model.base.digest(), *self._pair_features)
 
     def _use_cache(self) -> None:
         """Replace Dassl's training loader by one over cached features, where they fit."""

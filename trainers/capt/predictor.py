@@ -1,0 +1,350 @@
+"""A trained run, ready for images, without Dassl and without the trainer.
+
+    import capt
+    run = capt.load("output/folder/CAPT/quick/seed1")
+    print(run.predict(["kitchen.jpg"]))
+
+Everything comes from the run folder: ``results.json`` (the configuration), the checkpoint, the bank, and what
+:mod:`.serving` keeps. CLIP's own weights and the base learner's run are found by the paths in the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from torchvision import transforms
+from yacs.config import CfgNode
+
+from .base_models import BaseSpec, build_base
+from .config import settings_from
+from .confusion_bank import FILE as BANK_FILE
+from .confusion_bank import ConfusionBank
+from .files import checkpoint_file, read_checkpoint
+from .model import FORMAT, CAPTModel, CAPTOutput
+from .precision import autocast_for, usable_precision
+from .prompt_library import PromptLibrary, encode_pairs
+from .prompted_clip import load_prompted_clip
+from .serving import (
+    FOLDER,
+    Serving,
+    keep_pair_features,
+    prompts_folder,
+    read_pair_features,
+    read_serving,
+)
+from .templates import CUSTOM_TEMPLATES
+
+__all__ = ["ImageError", "Prediction", "Predictor", "load"]
+
+logger = logging.getLogger(__name__)
+
+Images = str | os.PathLike | Image.Image | Tensor | Sequence[str | os.PathLike | Image.Image]
+
+
+class ImageError(ValueError):
+    """A file is no image, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of one image, best first.
+
+    Attributes:
+        path: the image's file; None where an image object was given.
+        class_names: names of the top classes.
+        confidences: theirs, in [0, 1].
+        base_class_names: the base model's top classes.
+        base_confidences: theirs.
+    """
+
+    path: str | None
+    class_names: tuple[str, ...]
+    confidences: tuple[float, ...]
+    base_class_names: tuple[str, ...]
+    base_confidences: tuple[float, ...]
+
+    @property
+    def class_name(self) -> str:
+        """The answer."""
+        return self.class_names[0]
+
+
+class Predictor:
+    """A trained CAPT that answers for images; made by :func:`load`.
+
+    Attributes:
+        model: the model, in eval mode.
+        classnames: the classes that it was trained on.
+        transform: PIL image to tensor ``(3, H, W)``, the run's test transform.
+        bank: the confusion bank of the run, also where the run does not consult it; None if it has none.
+        library: the sentences about pairs of classes.
+        record: what the run says of itself, ``results.json``.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        record: dict[str, Any],
+        model: CAPTModel,
+        bank: ConfusionBank | None,
+        library: PromptLibrary,
+        precision: str,
+    ):
+        config = record["config"]
+        self.run, self.record, self.model, self.bank, self.library = run, record, model.eval(), bank, library
+        self.precision = precision
+        self.classnames: list[str] = list(record["classnames"])
+        self.transform = image_transform(config["INPUT"])
+        self.consults_bank = bank is not None and config["TRAINER"]["CAPT"]["BANK"]["AT_TEST"]
+        self._served: list[str] | None = None
+        self.serve()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.base.text_features.device
+
+    @torch.no_grad()
+    def serve(self, class_names: Sequence[str] | None = None) -> None:
+        """Speak of these classes from now on; None for those of the run.
+
+        Raises:
+            ValueError: no class, or a name that is no text.
+        """
+        names = self.classnames if class_names is None else list(class_names)
+        if not names or not all(isinstance(name, str) and name.strip() for name in names):
+            raise ValueError(f"class_names must be a list of at least one name, got {class_names!r}")
+        if names != self._served:
+            self.model.set_classes(names, *self._pair_features(names), self.bank if self.consults_bank else None)
+            self._served = names
+
+    def _pair_features(self, names: list[str]) -> tuple[Tensor, Tensor]:
+        digest = self.model.base.digest()
+        stored = read_pair_features(self.run, names, digest, self.device) if names == self.classnames else None
+        if stored is not None:
+            return stored
+        features = encode_pairs(self.library, names, self.model.base.prompted.text_features)[:2]
+        if names == self.classnames:
+            try:
+                keep_pair_features(self.run, names, digest, *features)
+            except OSError:
+                logger.info("%s cannot be written to; the pair prompts are encoded anew at every load", self.run)
+        return features
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> CAPTOutput:
+        """All that the model makes of transformed images ``(B, 3, H, W)``, for the classes being served."""
+        with autocast_for(self.precision, self.device):
+            features = self.model.encode(pixels.to(self.device))
+        return self.model(normalize(features.feature.float(), dim=-1), features.cls, features.tokens)
+
+    def batches(self, images: Images, batch_size: int = 100) -> Iterator[tuple[list[str | None], CAPTOutput]]:
+        """Paths (None for image objects) and outputs, batch by batch.
+
+        Raises:
+            ImageError: names the first file that cannot be read.
+        """
+        if isinstance(images, Tensor):
+            pixels = images if images.dim() == 4 else images.unsqueeze(0)
+            for part in pixels.split(batch_size):
+                yield [None] * len(part), self.forward(part)
+            return
+        single = isinstance(images, str | os.PathLike | Image.Image)
+        items = [images] if single else list(images)
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            pixels = torch.stack([self.transform(_opened(item)) for item in part])
+            yield [None if isinstance(item, Image.Image) else os.fspath(item) for item in part], self.forward(pixels)
+
+    def logits(self, images: Images, class_names: Sequence[str] | None = None, batch_size: int = 100) -> Tensor:
+        """Logits ``(M, C)`` fp32 on the CPU; see :meth:`predict` for the arguments."""
+        self.serve(class_names)
+        found = [output.logits.cpu() for _, output in self.batches(images, batch_size)]
+        return torch.cat(found) if found else torch.zeros(0, len(self._served))
+
+    def predict(
+        self, images: Images, class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 100
+    ) -> list[Prediction]:
+        """The likeliest classes of each image.
+
+        Args:
+            images: a path, a PIL image, a list of them, or transformed images ``(B, 3, H, W)``.
+            class_names: classes to choose from; None for those that the run was trained on. Any names will do: the
+                bank is consulted for those it knows.
+            top_k: classes to report.
+            batch_size: images in one pass.
+
+        Raises:
+            ImageError: a file cannot be read.
+            ValueError: see :meth:`serve`; or top_k is below 1.
+        """
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, got {top_k}")
+        self.serve(class_names)
+        found = []
+        for paths, output in self.batches(images, batch_size):
+            tops = zip(self._top(output.logits, top_k), self._top(output.base_logits, top_k), strict=True)
+            found += [Prediction(path, *own, *base) for path, (own, base) in zip(paths, tops, strict=True)]
+        return found
+
+    def _top(self, logits: Tensor, k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+        values, indices = logits.softmax(dim=-1).topk(min(k, logits.shape[1]), dim=-1)
+        return [
+            (tuple(self._served[i] for i in row), tuple(confidences))
+            for row, confidences in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def load(
+    run: str | os.PathLike,
+    *,
+    device: str | torch.device | None = None,
+    epoch: int | None = None,
+    backbone: str | None = None,
+    base_dir: str | os.PathLike | None = None,
+) -> Predictor:
+    """Load what a CAPT run trained.
+
+    Args:
+        run: output folder of the training run.
+        device: where to put it; None for CUDA if there is one, else the CPU.
+        epoch: epoch of the checkpoint; None for the one that the run deployed.
+        backbone: CLIP's name or file, where the one in the run's configuration has moved.
+        base_dir: run folder of the base learner, where it has moved.
+
+    Raises:
+        FileNotFoundError: the run has not finished, or something that it stands on has gone; says which and where.
+        ValueError: the folder belongs to another trainer, or its parts do not fit together.
+    """
+    run = Path(run).expanduser()
+    record = _read_record(run)
+    cfg = CfgNode(record["config"])
+    node = cfg.TRAINER.CAPT
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    path = checkpoint_file(str(run), FOLDER, epoch)
+    serving = _serving(run, record)
+    precision = usable_precision(node.PREC, device)
+    name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
+    prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
+    base = build_base(prompted, _base_spec(node.BASE, serving.template, run, base_dir)).to(device)
+    model = CAPTModel(base, settings_from(node)).to(device)
+    _load_weights(model, path)
+
+    bank = None
+    if (run / BANK_FILE).is_file() or node.BANK.AT_TEST:
+        bank = ConfusionBank.load(run, device)
+        bank.check({"base_weights": base.digest()})
+        if model.sample_miner is not None and node.BANK.AT_TEST:
+            bank.load_confusion_features(path)
+    library = PromptLibrary(_prompts(run, node.SEM.PROMPTS), cfg.DATASET.NAME, serving.all_classnames)
+    return Predictor(run, record, model, bank, library, precision)
+
+
+def _read_record(run: Path) -> dict[str, Any]:
+    path = run / "results.json"
+    if not path.is_file():
+        there = "no such folder" if not run.is_dir() else "the run has not finished, or it is no run folder"
+        raise FileNotFoundError(f'No "{path}": {there}; give the output folder of a CAPT run')
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        trainer = record["trainer"]
+        record["config"], record["classnames"]  # noqa: B018 - are they there?
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'"{path}" is no record of a run ({type(error).__name__}: {error})') from error
+    if trainer != "CAPT":
+        raise ValueError(f'"{path}" was written by {trainer}; capt.load needs the run of a CAPT')
+    if not (run / FOLDER).is_dir() and "test_" in str(run):
+        trained = str(run).replace("test_new", "train_base").replace("test_base", "train_base")
+        raise FileNotFoundError(f'"{run}" only tested a model; give the folder of the run that trained it, "{trained}"')
+    return record
+
+
+def _serving(run: Path, record: dict[str, Any]) -> Serving:
+    serving = read_serving(run)
+    if serving is not None:
+        return serving
+    config = record["config"]
+    template = config["TRAINER"]["CAPT"]["BASE"]["TEMPLATE"]
+    template = template or CUSTOM_TEMPLATES.get(config["DATASET"]["NAME"], "a photo of a {}.")
+    return Serving(template, record["classnames"], record["classnames"])
+
+
+def _prompts(run: Path, configured: str) -> Path:
+    kept = prompts_folder(run)
+    if kept.is_dir():
+        return kept
+    logger.warning('"%s" keeps no prompt files; reading those of "%s"', run, configured)
+    return Path(_found(configured, run))
+
+
+def _found(path: str, run: Path) -> str:
+    """A path of the configuration, which is relative to where the run was started: here, or above the run folder."""
+    if not path or os.path.exists(path) or os.path.isabs(path):
+        return path
+    above = (str(folder / path) for folder in run.resolve().parents)
+    return next((candidate for candidate in above if os.path.exists(candidate)), path)
+
+
+def _base_spec(node: CfgNode, template: str, run: Path, base_dir: str | os.PathLike | None) -> BaseSpec:
+    directory = _found(node.DIR, run) if base_dir is None else os.fspath(base_dir)
+    if node.NAME != "ZeroshotCLIP" and not os.path.isdir(directory):
+        raise FileNotFoundError(
+            f'The base model of "{run}", {node.NAME} in "{directory}", is not there; '
+            "put the folder back, or say where it lies by base_dir"
+        )
+    words = {"context_words": node.CTX_INIT} if "CTX_INIT" in node else {}
+    return BaseSpec(node.NAME, directory, node.EPOCH, template, node.CLASS_TOKEN_POSITION, **words)
+
+
+def _load_weights(model: CAPTModel, path: str) -> None:
+    state = {key.removeprefix("module."): value for key, value in read_checkpoint(path)["state_dict"].items()}
+    if not {"base_digest", "format"} <= state.keys():
+        raise ValueError(f'"{path}" is no checkpoint of CAPT')
+    if int(state["format"]) > FORMAT:
+        raise ValueError(f'"{path}" has format {int(state["format"])}, this code reads up to {FORMAT}; update it')
+    stored, own = bytes(state["base_digest"].tolist()).hex(), model.base.digest()
+    if stored != own:
+        raise ValueError(
+            f'"{path}" was trained on another base model ({stored[:12]}, this one is {own[:12]}); '
+            "give the CLIP and the base learner that it was trained on by backbone and base_dir"
+        )
+    model.refiner.load_state_dict(state)
+
+
+def image_transform(node: dict[str, Any]) -> transforms.Compose:
+    """Dassl's test transform of an INPUT node.
+
+    Raises:
+        ValueError: a step that Dassl knows and this function does not.
+    """
+    unknown = {"instance_norm"} & set(node["TRANSFORMS"])
+    if unknown or node.get("NO_TRANSFORM"):
+        raise ValueError(f"INPUT.TRANSFORMS {sorted(unknown)} of this run cannot be rebuilt without Dassl")
+    mode = transforms.InterpolationMode(node["INTERPOLATION"])
+    size = tuple(node["SIZE"])
+    steps = [transforms.Resize(max(size), interpolation=mode), transforms.CenterCrop(size), transforms.ToTensor()]
+    if "normalize" in node["TRANSFORMS"]:
+        steps.append(transforms.Normalize(mean=node["PIXEL_MEAN"], std=node["PIXEL_STD"]))
+    return transforms.Compose(steps)
+
+
+def _opened(item: str | os.PathLike | Image.Image) -> Image.Image:
+    if isinstance(item, Image.Image):
+        return item.convert("RGB")
+    try:
+        with Image.open(item) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise ImageError(f'no image "{os.fspath(item)}"') from error
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
+        raise ImageError(f'"{os.fspath(item)}" cannot be read as an image ({str(error)[:100]})') from error

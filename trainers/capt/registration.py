@@ -1,0 +1,49 @@
+"""Registers the trainer with Dassl, without importing Dassl for those who only load a trained run.
+
+A host's ``train.py`` has imported Dassl already, or does so later; :func:`load` never does. So the trainer is
+registered at once where Dassl is there, and otherwise in the moment in which somebody imports ``dassl.engine``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["register_trainer"]
+
+ENGINE = "dassl.engine"  # the module that holds TRAINER_REGISTRY
+
+
+def register_trainer() -> None:
+    """Register ``CAPT`` now, or as soon as Dassl is imported."""
+    if ENGINE in sys.modules:
+        importlib.import_module(".trainer", __package__)
+    else:
+        sys.meta_path.insert(0, _AfterEngine())
+
+
+class _AfterEngine(importlib.abc.MetaPathFinder):
+    """Sees the import of ``dassl.engine``, and imports :mod:`.trainer` behind it."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != ENGINE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            importlib.import_module(".trainer", __package__)
+
+        spec.loader.exec_module = exec_module  # this spec's loader is its own object
+        return spec
