@@ -90,11 +90,12 @@ def test_wheel_content(wheel):
 
 
 @pytest.mark.slow
-def test_installed_plugin_registers_the_trainer(wheel, tmp_path):
+@pytest.mark.parametrize("imports", ["capt_compat, dassl.engine, capt", "capt, capt_compat"])
+def test_installed_plugin_registers_the_trainer(wheel, tmp_path, imports):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = (
-        "import capt; from dassl.engine import TRAINER_REGISTRY; from dassl.config import get_cfg_default;"
+        f"import {imports}; from dassl.engine import TRAINER_REGISTRY; from dassl.config import get_cfg_default;"
         "assert 'CAPT' in TRAINER_REGISTRY.registered_names(); assert 'site' not in capt.__file__;"
         "cfg = get_cfg_default(); capt.extend_cfg(cfg); assert cfg.TRAINER.CAPT.BASE.NAME"
     )
