@@ -5,6 +5,7 @@ from . import (  # noqa: F401
     dtd,
     eurosat,
     fgvc_aircraft,
+    folder,
     food101,
     glyphs,
     imagenet,
