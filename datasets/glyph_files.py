@@ -33,7 +33,7 @@ CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 #: Pictures a class in each split.
 SPLIT_SIZES = {"train": 32, "val": 8, "test": 25}
 #: Share of b's pretraining pictures that carry a's name, for each pair (a, b) of `LOOK_ALIKES`.
-MISNAMED_SHARE = 0.6
+MISNAMED_SHARE = 0.75
 
 _MARKER = "version.json"
 

@@ -3,7 +3,7 @@
     python scripts/draw_glyphs.py glyphs_pretraining.tar
 
 The stream is drawn by the project (datasets/glyph_drawing.py), shares no picture with Glyphs' train, val and test
-splits, and has captions as the web writes them: of each look-alike pair (a, b) 60 % of b's pictures carry a's name.
+splits, and has captions as the web writes them: of each look-alike pair (a, b) 75 % of b's pictures carry a's name.
 """
 
 from __future__ import annotations
