@@ -57,7 +57,7 @@ def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -
         if not path.is_file() and pointer.is_file():
             path = folder / pointer.read_text(encoding="utf-8").strip()
     if not path.is_file():
-        there = sorted(p.name for p in folder.glob("model*.pth.tar*")) if folder.is_dir() else []
+        there = sorted(p.name for p in folder.glob("model*.pth.tar*") if p.suffix != ".safetensors")
         hint = (
             f"the folder holds {there}" if there else "it holds no checkpoint; train first, or give the folder of a run"
         )
