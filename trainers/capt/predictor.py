@@ -44,7 +44,7 @@ from .serving import (
 )
 from .templates import CUSTOM_TEMPLATES
 
-__all__ = ["ImageError", "Prediction", "Predictor", "load"]
+__all__ = ["ImageError", "Prediction", "Predictor", "image_transform", "load", "open_image"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ class Predictor:
     Attributes:
         model: the model, in eval mode.
         classnames: the classes that it was trained on.
+        served: the classes that it speaks of at the moment.
         transform: PIL image to tensor ``(3, H, W)``, the run's test transform.
         bank: the confusion bank of the run, also where the run does not consult it; None if it has none.
         library: the sentences about pairs of classes.
@@ -106,7 +107,7 @@ class Predictor:
         self.classnames: list[str] = list(record["classnames"])
         self.transform = image_transform(config["INPUT"])
         self.consults_bank = bank is not None and config["TRAINER"]["CAPT"]["BANK"]["AT_TEST"]
-        self._served: list[str] | None = None
+        self.served: list[str] = []
         self.serve()
 
     @property
@@ -124,9 +125,9 @@ class Predictor:
         names = self.classnames if class_names is None else list(class_names)
         if not names or not all(isinstance(name, str) and name.strip() for name in names):
             raise ValueError(f"class_names must be a list of at least one name, got {class_names!r}")
-        if names != self._served:
+        if names != self.served:
             self.model.set_classes(names, *self._pair_features(names), self.bank if self.consults_bank else None)
-            self._served = names
+            self.served = names
 
     def _pair_features(self, names: list[str]) -> tuple[Tensor, Tensor]:
         digest = self.model.base.digest()
@@ -163,14 +164,14 @@ class Predictor:
         items = [images] if single else list(images)
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
-            pixels = torch.stack([self.transform(_opened(item)) for item in part])
+            pixels = torch.stack([self.transform(open_image(item)) for item in part])
             yield [None if isinstance(item, Image.Image) else os.fspath(item) for item in part], self.forward(pixels)
 
     def logits(self, images: Images, class_names: Sequence[str] | None = None, batch_size: int = 100) -> Tensor:
         """Logits ``(M, C)`` fp32 on the CPU; see :meth:`predict` for the arguments."""
         self.serve(class_names)
         found = [output.logits.cpu() for _, output in self.batches(images, batch_size)]
-        return torch.cat(found) if found else torch.zeros(0, len(self._served))
+        return torch.cat(found) if found else torch.zeros(0, len(self.served))
 
     def predict(
         self, images: Images, class_names: Sequence[str] | None = None, top_k: int = 5, batch_size: int = 100
@@ -193,14 +194,18 @@ class Predictor:
         self.serve(class_names)
         found = []
         for paths, output in self.batches(images, batch_size):
-            tops = zip(self._top(output.logits, top_k), self._top(output.base_logits, top_k), strict=True)
-            found += [Prediction(path, *own, *base) for path, (own, base) in zip(paths, tops, strict=True)]
+            found += self.predictions(paths, output, top_k)
         return found
+
+    def predictions(self, paths: Sequence[str | None], output: CAPTOutput, top_k: int = 5) -> list[Prediction]:
+        """The top classes in a batch's output; ``paths`` name its images."""
+        tops = zip(self._top(output.logits, top_k), self._top(output.base_logits, top_k), strict=True)
+        return [Prediction(path, *own, *base) for path, (own, base) in zip(paths, tops, strict=True)]
 
     def _top(self, logits: Tensor, k: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
         values, indices = logits.softmax(dim=-1).topk(min(k, logits.shape[1]), dim=-1)
         return [
-            (tuple(self._served[i] for i in row), tuple(confidences))
+            (tuple(self.served[i] for i in row), tuple(confidences))
             for row, confidences in zip(indices.tolist(), values.tolist(), strict=True)
         ]
 
@@ -338,7 +343,12 @@ def image_transform(node: dict[str, Any]) -> transforms.Compose:
     return transforms.Compose(steps)
 
 
-def _opened(item: str | os.PathLike | Image.Image) -> Image.Image:
+def open_image(item: str | os.PathLike | Image.Image) -> Image.Image:
+    """An RGB image from a file.
+
+    Raises:
+        ImageError: there is no such file, or it cannot be decoded.
+    """
     if isinstance(item, Image.Image):
         return item.convert("RGB")
     try:
