@@ -126,7 +126,7 @@ def test_nothing_moves_before_the_first_step():
 
 
 def test_corrections_by_hand():
-    expert = MultiGranularityDiscrepancyExpert(2, 1, beta=0.5, sharpness=2.0, use_mixture=False)
+    expert = MultiGranularityDiscrepancyExpert(2, 1, sharpness=2.0, use_mixture=False)
     with torch.no_grad():
         expert.correction_gain.fill_(3.0)
     z = torch.tensor([[1.0, 0.0]])
@@ -136,7 +136,7 @@ def test_corrections_by_hand():
     valid = torch.ones(1, 2, dtype=torch.bool)
     out = expert(z, None, SampleSet(z, corrections, corrections, similarity, valid, index, index))
     near, far = 1.0, torch.e ** (-2.0 * 0.5)  # exp(-b (1 - cos))
-    moved = torch.tensor([[1 + 0.5 * 3 * far, 0.5 * 3 * near]])
+    moved = torch.tensor([[1 + 3 * far, 3 * near]])
     torch.testing.assert_close(out.z, normalize(moved, dim=-1))
     torch.testing.assert_close(out.evidence, torch.tensor([(near + far) / (1 + near + far)]))
 

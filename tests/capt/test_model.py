@@ -95,7 +95,7 @@ def test_total_is_the_weighted_sum(base, bank):
     parts = {"loss_ori": 1.0, "loss_confuse": 0.7, "loss_balance": 0.2, "loss_keep": 0.4}
     assert set(losses) == {"loss", *parts}
     torch.testing.assert_close(losses["loss"], sum(w * losses[name] for name, w in parts.items()))
-    off = make_model(base, bank=bank, weight_confuse=0.0, weight_balance=0.0)
+    off = make_model(base, bank=bank, weight_confuse=0.0, weight_balance=0.0, weight_keep=0.0)
     assert set(off(*encode(base, images(4)), torch.arange(4)).losses) == {"loss", "loss_ori"}
 
 

@@ -26,6 +26,7 @@ PUBLISHED: dict[str, Any] = {
     "BANK.NEAR_MISSES": 2.0,
     "SAM.AMONG_PARTNERS": False,
     "MGDE.EVIDENCE_GATE": False,
+    "MGDE.BETA": 1.0,
     "LOSS.KEEP": 0.0,
 }
 
@@ -81,7 +82,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.HIDDEN_RATIO = 4  # hidden width of an expert over D (R: 4)
     node.MGDE.DROPOUT = 0.3  # in the experts, [0, 1) (R: 0.3)
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
-    node.MGDE.BETA = 1.0  # scale of the residual, z' = norm(z + beta r), > 0
+    node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
     node.MGDE.SHARPNESS = 10.0  # b of exp(-b (1 - cos)), > 0; learned from there (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
 
@@ -89,7 +90,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.LOSS = CfgNode()
     node.LOSS.CONFUSE = 1.0  # lambda, weight of the symmetric InfoNCE, >= 0; 0 switches it off
     node.LOSS.BALANCE = 0.01  # weight of the router's balance term, >= 0 (D)
-    node.LOSS.KEEP = 0.0  # weight of 1 - cos(z', z), >= 0 (D)
+    node.LOSS.KEEP = 100.0  # weight of |beta r|^2 / 2, keeps the experts from fitting the shots, >= 0 (D)
 
     # Features of the frozen base model, computed once per view (D).
     node.CACHE = CfgNode()

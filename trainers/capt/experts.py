@@ -26,11 +26,13 @@ class Refinement:
 
     Attributes:
         z: ``(B, D)`` normalised refined image feature z'.
+        residual: ``(B, D)`` the experts' part of the change before normalisation, corrections not included.
         gates: ``(B, E)`` router probabilities before top-k; None with MGDE off.
         evidence: ``(B,)`` in [0, 1), how much the bank knows of the query's pairs.
     """
 
     z: Tensor
+    residual: Tensor
     gates: Tensor | None
     evidence: Tensor
 
@@ -118,8 +120,8 @@ def route(gate_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
 class MultiGranularityDiscrepancyExpert(nn.Module):
     """One attention over all that was mined, then a mixture of a difference, a commonality and a sample expert.
 
-    Every representative contributes its correction vector, the text feature of its label minus that of its
-    pseudo-label, by its similarity to the query (D). It counts no classes, so it serves classes never trained on.
+    Every representative contributes its correction vector, the text feature of its label minus that of its rival,
+    by its similarity to the query (D). It counts no classes, so it serves classes never trained on.
     The last projection and the gain of the corrections start at zero: before the first step z' is z.
 
     Args:
@@ -128,7 +130,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         hidden_ratio: hidden width of an expert over D.
         top_k: experts a query is routed to.
         dropout: inside the experts.
-        beta: scale of the residual, z' = norm(z + beta r).
+        beta: scale of the experts' residual, z' = norm(z + beta r + corrections).
         sharpness: b of the weights exp(-b (1 - cos)) that representatives enter with; learned from there.
         gate_by_evidence: scale the experts' residual by the bank's evidence, so that they are silent where the bank
             knows nothing of a pair (D).
@@ -142,7 +144,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         hidden_ratio: int = 4,
         top_k: int = 2,
         dropout: float = 0.3,
-        beta: float = 1.0,
+        beta: float = 0.1,
         sharpness: float = 10.0,
         gate_by_evidence: bool = True,
         use_mixture: bool = True,
@@ -162,21 +164,20 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             pairs: mined pairs with their prompt features, padded where not valid; None with SEM off.
             samples: the sample miner's result, padded where not valid; None with SAM off.
         """
-        evidence = z.new_zeros(len(z))
-        residual = torch.zeros_like(z)
+        evidence, correction = z.new_zeros(len(z)), torch.zeros_like(z)
         if samples is not None:
             affinity = self._affinity(samples)  # (B, K)
             support = affinity.sum(dim=1)
             evidence = support / (1 + support)
-            residual = self.correction_gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
-        gates = None
+            correction = self.correction_gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
+        residual, gates = torch.zeros_like(z), None
         if self.mixture is not None:
             r, gates = self.mixture(z, pairs, samples)
-            residual = residual + (r * evidence.unsqueeze(1) if self.gate_by_evidence else r)
-        moved = z + self.beta * residual
-        # Scaled to the norm of z rather than normalised anew: a residual of zero then gives z back to the last bit.
+            residual = self.beta * (r * evidence.unsqueeze(1) if self.gate_by_evidence else r)
+        moved = z + residual + correction
+        # Scaled to the norm of z rather than normalised anew: no change at all then gives z back to the last bit.
         scale = z.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
-        return Refinement(moved * scale, gates, evidence)
+        return Refinement(moved * scale, residual, gates, evidence)
 
     def _affinity(self, samples: SampleSet) -> Tensor:
         """exp(-b (1 - cos)) ``(B, K)`` of the representatives, 0 where not valid."""

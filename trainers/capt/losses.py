@@ -72,6 +72,6 @@ def balance_loss(gates: Tensor) -> Tensor:
     return gates.shape[-1] * gates.mean(dim=0).pow(2).sum()
 
 
-def keep_loss(z_refined: Tensor, z: Tensor) -> Tensor:
-    """How far the refined features ``(B, D)`` have left the base model's: mean of 1 - cos (D)."""
-    return (1 - (z_refined * z).sum(dim=-1)).mean()
+def keep_loss(residual: Tensor) -> Tensor:
+    """How far the experts move the features: mean of |r|^2 / 2 over residuals ``(B, D)``, about 1 - cos(z', z) (D)."""
+    return 0.5 * residual.pow(2).sum(dim=-1).mean()

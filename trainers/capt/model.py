@@ -43,7 +43,7 @@ class CAPTSettings:
     hidden_ratio: int = 4
     top_k: int = 2
     dropout: float = 0.3
-    beta: float = 1.0
+    beta: float = 0.1
     sharpness: float = 10.0
     gate_by_evidence: bool = True
     use_sem: bool = True
@@ -51,7 +51,7 @@ class CAPTSettings:
     use_mgde: bool = True
     weight_confuse: float = 1.0
     weight_balance: float = 0.01
-    weight_keep: float = 0.0
+    weight_keep: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class CAPTModel(nn.Module):
         refinement = self.refiner.expert(z, pairs if settings.use_sem else None, samples)
         logits = class_logits(refinement.z, texts, self.base.logit_scale)
 
-        losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement, z)
+        losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement)
         return CAPTOutput(logits, base_logits, z, refinement, pairs, samples, losses)
 
     def _losses(
@@ -227,7 +227,6 @@ class CAPTModel(nn.Module):
         pairs: PairSet,
         samples: SampleSet | None,
         refinement: Refinement,
-        z: Tensor,
     ) -> dict[str, Tensor]:
         """L = L_ori + lambda L_confuse (Eq. 3), and the regularisers; every term that is in use under its own name."""
         settings = self.settings
@@ -252,7 +251,7 @@ class CAPTModel(nn.Module):
             losses["loss_balance"] = balance_loss(refinement.gates)
             weights["loss_balance"] = settings.weight_balance
         if settings.weight_keep:
-            losses["loss_keep"] = keep_loss(refinement.z, z)
+            losses["loss_keep"] = keep_loss(refinement.residual)
             weights["loss_keep"] = settings.weight_keep
         total = sum(weights[name] * value for name, value in losses.items())
         return {"loss": total, **losses}

@@ -25,8 +25,8 @@ from torch.nn.functional import normalize
 
 __all__ = ["PairPrompts", "PromptLibrary", "encode_pairs"]
 
-DIFFERENCE_TEMPLATES = ("a photo of a {t}, not a {j}.", "a photo of a {t}, which differs from a {j}.")
-COMMONALITY_TEMPLATES = ("a photo of a {t} or a {j}.", "a photo of something that a {t} and a {j} have in common.")
+DIFFERENCE_TEMPLATES = ("a photo of a {t}, not a {j}.",)
+COMMONALITY_TEMPLATES = ("a photo of a {t} or a {j}.",)
 
 
 @dataclass(frozen=True)
