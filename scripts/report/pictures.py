@@ -1,0 +1,61 @@
+"""Thumbnails as data URIs, each image once, within a budget of bytes."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+__all__ = ["Album"]
+
+
+class Album:
+    """Thumbnails of the images of one page.
+
+    Args:
+        root: folder that image paths are relative to.
+        budget: bytes that all thumbnails together may take in the page.
+        side: longer side of a thumbnail in pixels.
+    """
+
+    def __init__(self, root: Path, budget: int, side: int = 80):
+        self.root, self.budget, self.side = root, budget, side
+        self.uris: list[str] = []
+        self.missing: set[str] = set()  # files that are not there or cannot be read
+        self.refused: set[str] = set()  # files beyond the budget
+        self._place: dict[str, int] = {}
+
+    def add(self, path: str) -> int:
+        """Place of the image's thumbnail in :attr:`uris`; -1 where it has none."""
+        if path in self._place:
+            return self._place[path]
+        if path in self.missing or path in self.refused:
+            return -1
+        if self.budget <= 0:
+            self.refused.add(path)
+            return -1
+        try:
+            uri = self._uri(os.path.join(self.root, path))
+        except Exception:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
+            self.missing.add(path)
+            return -1
+        if len(uri) > self.budget:
+            self.budget = 0
+            self.refused.add(path)
+            return -1
+        self.budget -= len(uri)
+        self._place[path] = len(self.uris)
+        self.uris.append(uri)
+        return self._place[path]
+
+    def _uri(self, file: str) -> str:
+        with Image.open(file) as image:
+            image.draft("RGB", (2 * self.side, 2 * self.side))
+            small = ImageOps.exif_transpose(image).convert("RGB")
+        small.thumbnail((self.side, self.side))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=72, optimize=True)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
