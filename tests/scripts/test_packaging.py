@@ -90,7 +90,7 @@ def test_wheel_content(wheel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("imports", ["capt_compat, dassl.engine, capt", "capt, capt_compat"])
+@pytest.mark.parametrize("imports", ["capt_compat, dassl.engine, capt", "capt, capt_compat", "capt"])
 def test_installed_plugin_registers_the_trainer(wheel, tmp_path, imports):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)

@@ -17,10 +17,13 @@ from types import ModuleType
 __all__ = ["register_trainer"]
 
 ENGINE = "dassl.engine"  # the module that holds TRAINER_REGISTRY
+BRIDGE = "capt_compat"  # installed beside this package; brings a Dassl where there is none
 
 
 def register_trainer() -> None:
-    """Register ``CAPT`` now, or as soon as Dassl is imported."""
+    """Register ``CAPT`` now, or as soon as Dassl is imported: the installed one, or else the bridge's."""
+    if importlib.util.find_spec("dassl") is None and importlib.util.find_spec(BRIDGE) is not None:
+        importlib.import_module(BRIDGE)  # puts its Dassl on the path, and imports none of it
     if ENGINE in sys.modules:
         importlib.import_module(".trainer", __package__)
     else:

@@ -108,7 +108,7 @@ class RunRecordMixin:
             "seed": cfg.SEED,
             "backbone": cfg.MODEL.BACKBONE.NAME,
             "input_size": list(cfg.INPUT.SIZE),
-            "prec": trainer_node.get("PREC", None),
+            "prec": getattr(self, "precision", None) or trainer_node.get("PREC"),  # in effect, not as asked for
             "protocol": self._protocol(),
             "transductive": self.transductive,
             "selection": cfg.TEST.FINAL_MODEL,
