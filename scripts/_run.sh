@@ -18,7 +18,7 @@
 #   OUTPUT    where run folders go                            (output)
 #   OPTS      more KEY VALUE pairs for train.py               (none)
 #   VARIANT   word behind the configuration's folder name, to tell runs with other OPTS apart  (none)
-#   PYTHON    python to use                                   (python)
+#   PYTHON    python to use                                   (the active environment's, else .venv's, else python)
 #   DRY_RUN   1: print the commands, run nothing
 
 set -euo pipefail
@@ -32,7 +32,11 @@ SHOTS=${SHOTS:-16}
 SEEDS=${SEEDS:-1 2 3}
 SOURCE=${SOURCE:-imagenet}
 BASE=${BASE:-ZeroshotCLIP}
-PYTHON=${PYTHON:-$(command -v python >/dev/null && echo python || echo python3)}
+if [[ -z ${PYTHON:-} ]]; then
+    PYTHON=$(command -v python >/dev/null && echo python || echo python3)
+    # What quickstart.sh or test.sh made, unless another environment is active.
+    [[ -n ${VIRTUAL_ENV:-}${CONDA_PREFIX:-} || ! -x .venv/bin/python ]] || PYTHON=.venv/bin/python
+fi
 
 die() {
     echo "error: $*" >&2
