@@ -375,7 +375,7 @@ def coop_base(files):
 
 
 def test_crossfit_judges_each_image_by_a_base_that_did_not_see_it(files, coop_base, tmp_path, monkeypatch):
-    import trainers.capt.trainer as module
+    import trainers.capt.bank_builder as module
 
     config = tmp_path / "fold.yaml"
     config.write_text("OPTIM:\n  MAX_EPOCH: 1\nTRAINER:\n  COOP:\n    N_CTX: 2\n    PREC: fp32\n")
@@ -393,15 +393,15 @@ def test_crossfit_judges_each_image_by_a_base_that_did_not_see_it(files, coop_ba
     keys += ("TRAINER.CAPT.BANK.SOURCE", "crossfit", "TRAINER.CAPT.BANK.FOLDS", 2)
     trainer = build(files, tmp_path / "run", *keys, "TRAINER.CAPT.BANK.FOLD_CONFIG", str(config))
     judged = []
-    real_judge = trainer._judge_by
+    real_judge = module.BankBuilder._judge_by
 
-    def spied_judge(source, judges, folds):
+    def spied_judge(self, judges, source, folds):
         for item, fold in zip(source, folds.tolist(), strict=True):
             assert item.impath not in judges[fold].fitted_on
             judged.append(item.impath)
-        return real_judge(source, judges, folds)
+        return real_judge(self, judges, source, folds)
 
-    trainer._judge_by = spied_judge
+    monkeypatch.setattr(module.BankBuilder, "_judge_by", spied_judge)
     trainer.train()
     assert sorted(judged) == sorted(item.impath for item in trainer.dm.dataset.train_x)
     assert len(seen) == 2

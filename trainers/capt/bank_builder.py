@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from yacs.config import CfgNode
 
 from .base_models import BaseModel, BaseSpec, build_base
 from .confusion_bank import ConfusionBank, JudgedViews
-from .feature_cache import ViewBatch
+from .feature_cache import FeatureCache, ViewBatch
 
-__all__ = ["bank_fingerprint", "build_bank", "fit_fold", "fold_of"]
+__all__ = ["BankBuilder", "bank_fingerprint", "fit_fold", "fold_of"]
 
 
 def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) -> dict[str, Any]:
@@ -48,41 +48,95 @@ def _fold_protocol(bank: CfgNode) -> str:
     return f"{bank.FOLDS}-{hashlib.sha256(config).hexdigest()[:16]}"
 
 
-def build_bank(
-    classnames: Sequence[str],
-    paths: Sequence[str],
-    views: Iterable[ViewBatch],
-    judge: Callable[[ViewBatch], Tensor],
-    *,
-    soft_counts: bool,
-    near_misses: float | None,
-    fingerprint: dict[str, Any],
-) -> ConfusionBank:
-    """File what the judge confuses.
+class BankBuilder:
+    """Builds the bank of one run.
 
     Args:
-        classnames: C names.
-        paths: image path of each data-set index.
-        views: base-model features of the views, batch by batch.
-        judge: confidences ``(B, C)`` for a batch.
-        soft_counts: see :meth:`ConfusionBank.build`.
-        near_misses: see :meth:`ConfusionBank.build`.
-        fingerprint: see :func:`bank_fingerprint`.
+        cfg: the run's configuration.
+        base: the frozen base model, serving the run's classes.
+        spec: which base learner it is.
+        encode: ``encode(base, source, num_views, title, images)`` gives the features of the views of the items at the
+            positions ``images``, of all by default.
+        relative: image path to the path that the bank stores.
+        seed: the run's seed, for folds.
     """
-    return ConfusionBank.build(
-        classnames,
-        paths,
-        _judged(views, judge),
-        soft_counts=soft_counts,
-        near_misses=near_misses,
-        fingerprint=fingerprint,
-    )
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        base: BaseModel,
+        spec: BaseSpec,
+        encode: Callable[..., Iterator[ViewBatch]],
+        relative: Callable[[str], str],
+        seed: int,
+    ):
+        self.cfg = cfg
+        self.node = cfg.TRAINER.CAPT.BANK
+        self.base = base
+        self.spec = spec
+        self.encode = encode
+        self.relative = relative
+        self.seed = seed
+
+    @torch.no_grad()
+    def build(self, source: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
+        """The bank of the training items ``source``, whose features ``cache`` may hold already."""
+        num_views = self.node.VIEWS
+        if cache is None:
+            views = self.encode(self.base, source, num_views, "Building the confusion bank")
+        else:
+            device = self.base.text_features.device
+            views = (batch.to(device) for batch in cache.views(num_views))
+        judge = self._judge(source)
+        return ConfusionBank.build(
+            self.base.classnames,
+            [self.relative(item.impath) for item in source],
+            (_judged(batch, judge(batch)) for batch in views),
+            soft_counts=self.node.COUNTS == "soft",
+            near_misses=self.node.NEAR_MISSES if self.node.NEAR_MISSES <= 1 else None,
+            fingerprint=self.fingerprint(),
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """See :func:`bank_fingerprint`."""
+        return bank_fingerprint(self.cfg, self.base.classnames, self.base.digest())
+
+    def _judge(self, source: Sequence[Any]) -> Callable[[ViewBatch], Tensor]:
+        """Who says which views are confused: views to confidences ``(B, C)``."""
+        is_fitted = self.spec.name != "ZeroshotCLIP"
+        if self.node.SOURCE == "base" or (self.node.SOURCE == "crossfit" and not is_fitted):
+            return lambda views: self.base.logits(views.z).softmax(dim=-1)
+        if self.node.SOURCE == "zeroshot":
+            judges = [build_base(self.base.prompted, BaseSpec(template=self.spec.template))]
+            return self._judge_by(judges, source, torch.zeros(len(source), dtype=torch.long))
+        folds = fold_of([item.label for item in source], self.node.FOLDS, self.seed)
+        judges = [self._fold_judge(source, folds, fold) for fold in range(self.node.FOLDS)]
+        return self._judge_by(judges, source, folds)
+
+    def _fold_judge(self, source: Sequence[Any], folds: Tensor, fold: int) -> BaseModel:
+        kept = [item for item, other in zip(source, folds.tolist(), strict=True) if other != fold]
+        directory = Path(self.cfg.OUTPUT_DIR) / "crossfit" / f"fold{fold}"
+        print(f"Cross-fitting the bank: fold {fold + 1}/{self.node.FOLDS} of {self.spec.name}")
+        with torch.enable_grad():
+            return fit_fold(self.cfg, kept, directory, self.base.prompted, self.spec)
+
+    def _judge_by(
+        self, judges: Sequence[BaseModel], source: Sequence[Any], folds: Tensor
+    ) -> Callable[[ViewBatch], Tensor]:
+        """Each image is judged by the judge of its fold, on the features that this judge makes of it."""
+        num_views, device = self.node.VIEWS, self.base.text_features.device
+        probs = torch.zeros(len(source) * num_views, len(self.base.classnames), device=device)
+        for fold, judge in enumerate(judges):
+            judge.to(device).set_classes(self.base.classnames)
+            mine = (folds == fold).nonzero().squeeze(1).tolist()
+            for batch in self.encode(judge, source, num_views, f"Judging views ({fold + 1}/{len(judges)})", mine):
+                probs[batch.index * num_views + batch.view] = judge.logits(batch.z).softmax(dim=-1)
+        return lambda views: probs[views.index * num_views + views.view]
 
 
-def _judged(views: Iterable[ViewBatch], judge: Callable[[ViewBatch], Tensor]) -> Iterator[JudgedViews]:
-    for batch in views:
-        tokens = {} if batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
-        yield JudgedViews.of(judge(batch), batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
+def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:
+    tokens = {} if batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
+    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:

@@ -52,7 +52,7 @@ class ViewBatch:
 
 
 class ViewDataset(Dataset):
-    """Views of images: item i is view i % V of image i // V.
+    """Views of images: item i is view i % V of the (i // V)-th image.
 
     Args:
         data_source: items with ``impath`` and ``label`` (Dassl's Datum).
@@ -61,6 +61,7 @@ class ViewDataset(Dataset):
         train_transform: PIL image to tensor, random, for the others.
         read_image: path to RGB PIL image.
         seed: the views' seed.
+        images: data-set indices of the images to serve; all of them by default.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ViewDataset(Dataset):
         train_transform: Callable,
         read_image: Callable,
         seed: int,
+        images: Sequence[int] | None = None,
     ):
         self.data_source = data_source
         self.num_views = num_views
@@ -78,12 +80,14 @@ class ViewDataset(Dataset):
         self.train_transform = train_transform
         self.read_image = read_image
         self.seed = seed
+        self.images = range(len(data_source)) if images is None else images
 
     def __len__(self) -> int:
-        return len(self.data_source) * self.num_views
+        return len(self.images) * self.num_views
 
     def __getitem__(self, item: int) -> tuple[Tensor, int, int, int]:
-        index, view = divmod(item, self.num_views)
+        place, view = divmod(item, self.num_views)
+        index = self.images[place]
         image = self.read_image(self.data_source[index].impath)
         if view == 0:
             image = self.test_transform(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
-from .bank_builder import bank_fingerprint, build_bank, fit_fold, fold_of
+from .bank_builder import BankBuilder
+from .base_model import BaseModel
 from .base_models import BaseSpec, build_base
 from .config import check_capt, settings_from
 from .confusion_bank import FILE as BANK_FILE
@@ -177,26 +179,35 @@ class CAPT(RunRecordMixin, TrainerX):
                 "the image tower runs every step"
             )
             return
-        views = self._encode(self.dm.dataset.train_x, num_views, "Caching features")
+        views = self._encode(self.model.base, self.dm.dataset.train_x, num_views, "Caching features")
         self.cache = FeatureCache(views, num_views)
         batch_size = cfg.DATALOADER.TRAIN_X.BATCH_SIZE
         self.train_loader_x = CachedLoader(self.cache, batch_size, self.run_seed, sampler == "RandomSampler")
         print(f"Feature cache: {len(self.cache):,} images x {num_views} views, {gigabytes:.2f} GB")
 
-    def _encode(self, data_source: list, num_views: int, title: str):
+    def _encode(
+        self, base: BaseModel, source: list, num_views: int, title: str, images: list[int] | None = None
+    ) -> Iterator[ViewBatch]:
         transforms = self.dm.test_loader.dataset.transform, self.dm.train_loader_x.dataset.transform
-        views = ViewDataset(data_source, num_views, *transforms, read_image, self.run_seed)
+        views = ViewDataset(source, num_views, *transforms, read_image, self.run_seed, images)
         batch_size = self.cfg.DATALOADER.TEST.BATCH_SIZE
         workers = min(self.cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
-        return encode_views(self.model.base, views, torch.device(self.device), batch_size, workers, title)
+        return encode_views(base, views, torch.device(self.device), batch_size, workers, title)
 
     def _make_bank(self) -> ConfusionBank:
         """Build the bank and store it; a bank that lies in the output folder already must be this run's."""
-        fingerprint = self._fingerprint()
+        builder = BankBuilder(self.cfg, self.model.base, self.base_spec, self._encode, self._relative, self.run_seed)
         path = Path(self.output_dir) / BANK_FILE
         if path.is_file():  # a resumed run: built anew, since the stored one holds no tokens
-            ConfusionBank.load(path).check(fingerprint)
-        bank = self._build_bank(fingerprint)
+            ConfusionBank.load(path).check(builder.fingerprint())
+        if self.cfg.TRAINER.CAPT.BANK.SHOTS == -1:
+            source = _rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x
+            print(f"Bank protocol: published, from the full training set ({len(source):,} images)")
+            bank = builder.build(source)
+        else:
+            source = self.dm.dataset.train_x
+            print(f"Bank protocol: honest, from the {len(source):,} training images of this run")
+            bank = builder.build(source, self.cache)
         bank.save(self.output_dir)
         return bank
 
@@ -207,73 +218,6 @@ class CAPT(RunRecordMixin, TrainerX):
             print("The base model makes no error on these images; BANK.SOURCE zeroshot or crossfit would find some")
         for a, b, count in bank.top_pairs(5):
             print(f"  {a} / {b}: {count:.4g}")
-
-    def _fingerprint(self) -> dict:
-        return bank_fingerprint(self.cfg, list(self.dm.dataset.classnames), self.model.base.digest())
-
-    @torch.no_grad()
-    def _build_bank(self, fingerprint: dict) -> ConfusionBank:
-        node = self.cfg.TRAINER.CAPT.BANK
-        source = self.dm.dataset.train_x
-        if node.SHOTS == -1:
-            source = _rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x
-            print(f"Bank protocol: published, from the full training set ({len(source):,} images)")
-        else:
-            print(f"Bank protocol: honest, from the {len(source):,} training images of this run")
-        if node.SHOTS == 0 and self.cache is not None:
-            views = self.cache.views(node.VIEWS)
-        else:
-            views = self._encode(source, node.VIEWS, "Building the confusion bank")
-        on_device = (batch.to(torch.device(self.device)) for batch in views)
-        return build_bank(
-            list(self.dm.dataset.classnames),
-            [self._relative(item.impath) for item in source],
-            on_device,
-            self._judge(source),
-            soft_counts=node.COUNTS == "soft",
-            near_misses=node.NEAR_MISSES if node.NEAR_MISSES <= 1 else None,
-            fingerprint=fingerprint,
-        )
-
-    def _judge(self, source: list):
-        """Who says which views are confused: views to confidences ``(B, C)``."""
-        node = self.cfg.TRAINER.CAPT.BANK
-        base = self.model.base
-        if node.SOURCE == "base" or (node.SOURCE == "crossfit" and self.base_spec.name == "ZeroshotCLIP"):
-            return lambda views: base.logits(views.z).softmax(dim=-1)  # nothing of zero-shot CLIP was fitted
-        if node.SOURCE == "zeroshot":
-            spec = BaseSpec(template=self.base_spec.template)
-            folds = torch.zeros(len(source), dtype=torch.long)
-            judges = [build_base(base.prompted, spec)]
-        else:
-            folds = fold_of([item.label for item in source], node.FOLDS, self.run_seed)
-            judges = [self._fold_judge(source, folds, fold) for fold in range(node.FOLDS)]
-        return self._judge_by(source, judges, folds)
-
-    def _fold_judge(self, source: list, folds: Tensor, fold: int):
-        kept = [item for item, other in zip(source, folds.tolist(), strict=True) if other != fold]
-        directory = Path(self.output_dir) / "crossfit" / f"fold{fold}"
-        print(f"Cross-fitting the bank: fold {fold + 1}/{self.cfg.TRAINER.CAPT.BANK.FOLDS} of {self.base_spec.name}")
-        with torch.enable_grad():
-            return fit_fold(self.cfg, kept, directory, self.model.base.prompted, self.base_spec)
-
-    def _judge_by(self, source: list, judges: list, folds: Tensor):
-        """Each image is judged by the judge of its fold, on the features that this judge makes of it."""
-        num_views = self.cfg.TRAINER.CAPT.BANK.VIEWS
-        classnames, device = list(self.dm.dataset.classnames), torch.device(self.device)
-        probs = torch.zeros(len(source) * num_views, len(classnames), device=device)
-        own = self.model.base
-        for fold, judge in enumerate(judges):
-            judge.to(device).set_classes(classnames)
-            self.model.base = judge
-            try:
-                for batch in self._encode(source, num_views, f"Judging views ({fold + 1}/{len(judges)})"):
-                    mine = folds.to(device)[batch.index] == fold
-                    row = (batch.index * num_views + batch.view)[mine]
-                    probs[row] = judge.logits(batch.z[mine]).softmax(dim=-1)
-            finally:
-                self.model.base = own
-        return lambda views: probs[views.index * num_views + views.view]
 
     def before_epoch(self) -> None:
         """Every epoch's randomness follows from (seed, epoch), so that a resumed run equals an uninterrupted one."""
