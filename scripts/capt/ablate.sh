@@ -7,8 +7,14 @@ usage 1 "DATASET [SEED...]" "$@"
 dataset=$1
 shift
 [[ $# -gt 0 ]] || set -- $SEEDS
-VARIANTS=${VARIANTS:-full no_sem no_sam no_mgde no_confuse no_gate no_bank_at_test}
+ALL="full no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_bank_at_test errors_only soft_counts literal"
+VARIANTS=${VARIANTS:-$ALL}
 OUTPUT=$OUTPUT/ablation
+# trainers.capt.PUBLISHED, the preset that is as literal as the paper allows
+LITERAL="TRAINER.CAPT.BANK.SHOTS -1 TRAINER.CAPT.BANK.AT_TEST False TRAINER.CAPT.BANK.VIEWS 1"
+LITERAL+=" TRAINER.CAPT.BANK.NEAR_MISSES 2.0 TRAINER.CAPT.SAM.AMONG_PARTNERS False TRAINER.CAPT.MGDE.CORRECTIONS False"
+LITERAL+=" TRAINER.CAPT.MGDE.EVIDENCE_GATE False TRAINER.CAPT.MGDE.BETA 1.0 TRAINER.CAPT.LOSS.BALANCE 0.0"
+LITERAL+=" TRAINER.CAPT.LOSS.KEEP 0.0"
 user_opts=${OPTS:-}
 export BASE DATA OUTPUT SHOTS PYTHON
 
@@ -19,9 +25,14 @@ options_of() {
         no_sam) echo "TRAINER.CAPT.SAM.ON False" ;;
         no_mgde) echo "TRAINER.CAPT.MGDE.ON False" ;;
         no_confuse) echo "TRAINER.CAPT.LOSS.CONFUSE 0.0" ;;
+        no_keep) echo "TRAINER.CAPT.LOSS.KEEP 0.0" ;;
+        no_corrections) echo "TRAINER.CAPT.MGDE.CORRECTIONS False" ;;
         no_gate) echo "TRAINER.CAPT.MGDE.EVIDENCE_GATE False" ;;
         no_bank_at_test) echo "TRAINER.CAPT.BANK.AT_TEST False" ;;
-        *) die "no variant $1; there are: full no_sem no_sam no_mgde no_confuse no_gate no_bank_at_test" ;;
+        errors_only) echo "TRAINER.CAPT.BANK.NEAR_MISSES 2.0" ;;
+        soft_counts) echo "TRAINER.CAPT.BANK.COUNTS soft" ;;
+        literal) echo "$LITERAL" ;;
+        *) die "no variant $1; there are: $ALL" ;;
     esac
 }
 

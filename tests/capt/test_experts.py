@@ -205,3 +205,13 @@ def test_dropout_only_in_training(expert):
     assert torch.equal(expert(*args).z, expert(*args).z)
     expert.train()
     assert not torch.equal(expert(*args).z, expert(*args).z)
+
+
+def test_without_corrections_only_the_experts_move_the_feature():
+    expert = MultiGranularityDiscrepancyExpert(DIM, 2, use_corrections=False).eval()
+    assert expert.correction_gain is None
+    z = tiny_capt.unit(4, DIM)
+    out = expert(z, make_pairs(4, 3), make_samples(4, 2))
+    assert torch.equal(out.z, z)  # the last projection starts at zero
+    torch.nn.init.normal_(expert.mixture.out.weight)
+    assert not torch.equal(expert(z, make_pairs(4, 3), make_samples(4, 2)).z, z)

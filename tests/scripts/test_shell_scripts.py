@@ -316,3 +316,12 @@ def test_ablation_tells_its_variants_apart():
     assert {option(command, "--output-dir").split("/")[-2] for command in base} == {"vit_b16_ctxv1"}
     assert all(option(command, "TRAINER.CAPT.SEM.ON") is None for command in base)
     assert "no variant nothing" in dry_run("capt/ablate", "dtd", VARIANTS="nothing").stderr
+
+
+def test_literal_variant_is_the_published_preset():
+    from trainers.capt.config import PUBLISHED
+
+    result = dry_run("capt/ablate", "dtd 1", VARIANTS="literal", BASE="CoOp")
+    assert result.returncode == 0, result.stderr
+    capt = next(command for command in commands(result.stdout) if option(command, "--trainer") == "CAPT")
+    assert {key: option(capt, f"TRAINER.CAPT.{key}") for key in PUBLISHED} == {k: str(v) for k, v in PUBLISHED.items()}

@@ -25,8 +25,10 @@ PUBLISHED: dict[str, Any] = {
     "BANK.VIEWS": 1,
     "BANK.NEAR_MISSES": 2.0,
     "SAM.AMONG_PARTNERS": False,
+    "MGDE.CORRECTIONS": False,
     "MGDE.EVIDENCE_GATE": False,
     "MGDE.BETA": 1.0,
+    "LOSS.BALANCE": 0.0,
     "LOSS.KEEP": 0.0,
 }
 
@@ -84,6 +86,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
     node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
     node.MGDE.SHARPNESS = 10.0  # b of exp(-b (1 - cos)), > 0; learned from there (D)
+    node.MGDE.CORRECTIONS = True  # representatives pull from their rival's text to their label's (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
 
     # Losses (P Eq. 3-6).
@@ -116,6 +119,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
         use_mgde=node.MGDE.ON,
+        use_corrections=node.MGDE.CORRECTIONS,
         weight_confuse=node.LOSS.CONFUSE,
         weight_balance=node.LOSS.BALANCE,
         weight_keep=node.LOSS.KEEP,
@@ -160,6 +164,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
         ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
+        ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.ALPHA", sam.ALPHA),
         at_least("SAM.GAMMA", sam.GAMMA, 0),

@@ -135,6 +135,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         gate_by_evidence: scale the experts' residual by the bank's evidence, so that they are silent where the bank
             knows nothing of a pair (D).
         use_mixture: False leaves only the corrections, the part without a network.
+        use_corrections: False leaves only the experts, as in the paper.
     """
 
     def __init__(
@@ -148,12 +149,13 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         sharpness: float = 10.0,
         gate_by_evidence: bool = True,
         use_mixture: bool = True,
+        use_corrections: bool = True,
     ):
         super().__init__()
         self.beta = beta
         self.gate_by_evidence = gate_by_evidence
         self.log_sharpness = nn.Parameter(torch.tensor(float(sharpness)).log())
-        self.correction_gain = nn.Parameter(torch.zeros(()))
+        self.correction_gain = nn.Parameter(torch.zeros(())) if use_corrections else None
         self.mixture = _Mixture(dim, num_heads, hidden_ratio, top_k, dropout) if use_mixture else None
 
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> Refinement:
@@ -169,7 +171,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             affinity = self._affinity(samples)  # (B, K)
             support = affinity.sum(dim=1)
             evidence = support / (1 + support)
-            correction = self.correction_gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
+            if self.correction_gain is not None:
+                correction = self.correction_gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
         residual, gates = torch.zeros_like(z), None
         if self.mixture is not None:
             r, gates = self.mixture(z, pairs, samples)

@@ -49,6 +49,7 @@ class CAPTSettings:
     use_sem: bool = True
     use_sam: bool = True
     use_mgde: bool = True
+    use_corrections: bool = True
     weight_confuse: float = 1.0
     weight_balance: float = 0.01
     weight_keep: float = 100.0
@@ -129,6 +130,7 @@ class CAPTModel(nn.Module):
             settings.sharpness,
             settings.gate_by_evidence,
             settings.use_mgde,
+            settings.use_corrections,
         )
         self.refiner = Refiner(adapter, expert, base.digest())
         self.bank: ConfusionBank | None = None
