@@ -60,7 +60,7 @@ def test_the_bank_ranks_the_planted_pairs_highest(runs):
 def test_capt_gains_on_its_base_far_beyond_seed_noise(runs):
     result = record(runs["base"])
     assert result["confusion"]["base_accuracy"] == pytest.approx(record(runs["zeroshot"])["accuracy"])
-    assert result["accuracy"] > result["confusion"]["base_accuracy"] + 10  # 19 points measured, spread under 2
+    assert result["accuracy"] > result["confusion"]["base_accuracy"] + 10  # 17 to 19 points with seeds 1 2 3
     assert result["confusion"]["net"] > 40
 
 
