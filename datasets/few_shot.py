@@ -60,7 +60,11 @@ class FewShotDataset(DatasetBase):
         parts = self.load_splits()
         if cfg.DATASET.NUM_SHOTS >= 1:
             parts.update(self.few_shot(parts, cfg.DATASET.NUM_SHOTS, cfg.SEED))
-        if self.val_is_test:
+        if cfg.TRAINER.NAME == "PromptKD" and cfg.TRAINER.MODAL == "base2novel":
+            # PromptKD's one run learns from the images of all classes, without their labels, and tests both halves.
+            train, test = parts["train"], parts["test"]
+            val, test = (self.subsample_classes(train, test, subsample=half)[1] for half in ("base", "new"))
+        elif self.val_is_test:
             train, test = self.subsample_classes(parts["train"], parts["test"], subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
             val = test
         else:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from . import capt, cocoop, coop, independentVL, maple, promptsrc, vpt
+from . import capt, cocoop, coop, independentVL, maple, promptkd, promptsrc, vpt
 from . import zsclip as zsclip  # has nothing to configure
 
 __all__ = ["extend_cfg"]
 
-_WITH_NODE = (capt, coop, cocoop, maple, independentVL, vpt, promptsrc)
+_WITH_NODE = (capt, coop, cocoop, maple, independentVL, vpt, promptsrc, promptkd)
 
 
 def extend_cfg(cfg: CfgNode) -> None:

@@ -26,6 +26,7 @@ CASES = {
     "IVLP_language_only": ("IVLP", {"N_CTX_TEXT": 4, "PROMPT_DEPTH_VISION": 0, "PROMPT_DEPTH_TEXT": 3}),
     "VPT": ("VPT", {"N_CTX_VISION": 4, "PROMPT_DEPTH_VISION": 2}),
     "PromptSRC": ("PromptSRC", {}),
+    "PromptKD": ("PromptKD", {"PROMPT_DEPTH_VISION": 3}),
 }
 
 
@@ -62,6 +63,10 @@ def _spec(case, folder, **more):
 
 
 def _base(case, folder, clip_path, **more):
+    if case == "PromptKD":
+        teacher = tiny.save_teacher(Path(clip_path).parent)
+        teacher = {"teacher_directory": teacher["TEACHER_DIR"], "teacher_backbone": teacher["TEACHER_NAME"]}
+        more = teacher | more
     return build_base(PromptedCLIP(load_clip(str(clip_path))), _spec(case, folder, **more))
 
 
@@ -109,7 +114,7 @@ def test_half_precision_without_class_tokens(case, run, clip_path, tmp_path):
     torch.testing.assert_close(actual, _trainer_logits(case, clip_path, run(case)), rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("case", ["CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT"])
+@pytest.mark.parametrize("case", ["CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT", "PromptKD"])
 def test_tokens_project_to_the_feature(case, run, clip_path):
     base = _base(case, run(case), clip_path)
     features = base.encode_image(tiny.batch()["img"])
@@ -117,7 +122,7 @@ def test_tokens_project_to_the_feature(case, run, clip_path):
     torch.testing.assert_close(base.project(features.cls), features.feature, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["CoCoOp", "MaPLe", "IVLP", "VPT"])
+@pytest.mark.parametrize("case", ["CoCoOp", "MaPLe", "IVLP", "VPT", "PromptKD"])
 def test_digest_follows_the_prompts(case, run, clip_path, tmp_path):
     folder = _rewrite(run(case), tmp_path, lambda k, v: v + 0.5 if k.endswith(("ctx", "VPT")) else v)
     same, other = _base(case, run(case), clip_path), _base(case, folder, clip_path)
@@ -153,14 +158,14 @@ def test_words_that_were_not_learned_stay(run, clip_path, tmp_path):
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT"])
+@pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT", "PromptKD"])
 def test_another_clip_is_refused(case, run, tmp_path):
     torch.save(tiny.clip_state(seed=1), tmp_path / "other.pt")
     with pytest.raises(ValueError, match="was trained on another CLIP"):
         _base(case, run(case), tmp_path / "other.pt")
 
 
-@pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT"])
+@pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT", "PromptKD"])
 def test_a_resnet_is_refused(case, run, tmp_path):
     torch.save(tiny.resnet_state(), tmp_path / "resnet.pt")
     with pytest.raises(ValueError, match="need a ViT"):
@@ -173,3 +178,24 @@ def test_incomplete_checkpoints_are_refused(run, clip_path, tmp_path):
         folder = _rewrite(run(case), tmp_path / case, lambda k, v, key=key: None if k == key else v)
         with pytest.raises(ValueError, match=f'holds no "{key}"'):
             _base(case, folder, clip_path)
+
+
+def test_promptkd_needs_the_teacher_that_it_learned_from(run, clip_path, tmp_path):
+    with pytest.raises(ValueError, match="TEACHER_DIR must name"):
+        _base("PromptKD", run("PromptKD"), clip_path, teacher_directory="")
+    with pytest.raises(FileNotFoundError, match="model-best"):
+        _base("PromptKD", run("PromptKD"), clip_path, teacher_directory=str(tmp_path))
+    torch.save({"state_dict": {k: v for k, v in tiny.teacher_prompts().items()}}, tmp_path / "file.pth.tar")
+    base = _base("PromptKD", run("PromptKD"), clip_path, teacher_directory=str(tmp_path / "file.pth.tar"))
+    assert base.embed_dim == tiny.TEACHER_DIM
+    with pytest.raises(ValueError, match="set TRAINER.CAPT.BASE.TEACHER_NAME"):
+        _base("PromptKD", run("PromptKD"), clip_path, teacher_backbone=str(clip_path))
+    with pytest.raises(ValueError, match="not of PromptKD"):
+        _base("PromptKD", run("IVLP"), clip_path)
+
+
+def test_promptkd_reads_sentences_with_the_teachers_clip(run, clip_path):
+    sentences = ["a red fox has pointed ears.", "both live in water."]
+    base = _base("PromptKD", run("PromptKD"), clip_path)
+    teacher = PromptedCLIP(load_clip(tiny.save_teacher(Path(clip_path).parent)["TEACHER_NAME"]))
+    torch.testing.assert_close(base.encode_sentences(sentences), teacher.text_features(sentences))

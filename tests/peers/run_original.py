@@ -8,6 +8,7 @@ Nothing of the copies is imported by anything else.
 """
 
 import importlib.util
+import os
 import sys
 import tempfile
 import types
@@ -21,6 +22,7 @@ REPOSITORIES = {
     "KaiyangZhou+CoOp": {"CoOp": "coop", "CoCoOp": "cocoop"},
     "muzairkhattak+multimodal-prompt-learning": {"MaPLe": "maple", "IVLP": "independentVL", "VPT": "vpt"},
     "muzairkhattak+PromptSRC": {"PromptSRC": "promptsrc"},
+    "zhengli97+PromptKD": {"PromptKD": "promptkd"},
 }
 
 
@@ -74,6 +76,10 @@ def _import_trainer(folder, module):
     if module == "maple":
         source = source.replace("ctx_dim, 768", f"ctx_dim, {VISUAL_WIDTH}")
         source = source.replace("n_ctx, 512", f"n_ctx, {TEXT_WIDTH}")
+    if module == "promptkd":
+        from tiny import EMBED_DIM, TEACHER_DIM
+
+        source = source.replace("two_layer(512, 768)", f"two_layer({EMBED_DIM}, {TEACHER_DIM})")
     loaded = types.ModuleType(f"original.{module}")
     loaded.__package__, loaded.__file__ = "original", str(path)
     sys.modules[loaded.__name__] = loaded
@@ -88,6 +94,27 @@ def _extend_cfg(cfg, folder):
     namespace = {}
     exec(source[start : source.index("\ndef ", start + 1)], namespace)
     namespace["extend_cfg"](cfg)
+
+
+def _lay_out_promptkd():
+    """The files that PromptKD looks for in fixed places below the working folder, and its logits as others give them."""
+    import torch
+    from tiny import clip_state, save_teacher
+
+    folder = Path(tempfile.mkdtemp())
+    keys = save_teacher(folder)
+    (folder / "clip").mkdir()
+    torch.save(clip_state(), folder / "clip" / "ViT-B-16.pt")
+    Path(keys["TEACHER_NAME"]).rename(folder / "clip" / "ViT-L-14.pt")
+    (folder / "teacher_model").mkdir()
+    Path(keys["TEACHER_DIR"]).rename(folder / "teacher_model" / "Caltech101")
+    os.chdir(folder)
+    return {"TEACHER_NAME": "ViT-L/14"}
+
+
+def _promptkd_logits(self, images):
+    features, scale = self.model(images)
+    return scale * features @ self.model_teacher(images)[1].t()
 
 
 def _whole_run(trainer, model, data):
@@ -110,7 +137,7 @@ def main(copies, repository, output, *wanted):
     import torch
     from tiny import CASES, batch, clip_state, configure, record_steps, without_data
 
-    output = Path(output)
+    output = Path(output).resolve()
     clip_path = Path(tempfile.mkdtemp()) / "clip.pt"
     torch.save(clip_state(), clip_path)
     folder = _prepare(copies, repository, clip_path)
@@ -125,6 +152,9 @@ def main(copies, repository, output, *wanted):
         TRAINER_REGISTRY._obj_map.pop(name, None)  # the next case registers the name again
         cfg = get_cfg_default()
         _extend_cfg(cfg, folder)
+        if name == "PromptKD":
+            keys = {**keys, **_lay_out_promptkd()}
+            module.PromptKD.model_inference = _promptkd_logits
         configure(cfg, name, clip_path, keys)
         trainer_class = without_data(getattr(module, name))
         trainer = trainer_class(cfg)

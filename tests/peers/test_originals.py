@@ -22,7 +22,9 @@ PEERS = os.environ.get("CAPT_PEERS", "")
 GOLDEN = HERE.parent / "golden" / "trainers"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not PEERS, reason="CAPT_PEERS names no folder with copies of CoOp, MaPLe and PromptSRC"),
+    pytest.mark.skipif(
+        not PEERS, reason="CAPT_PEERS names no folder with copies of CoOp, MaPLe, PromptSRC and PromptKD"
+    ),
 ]
 
 
@@ -99,7 +101,14 @@ def test_the_originals_runs_serve_as_bases(originals, clip_path):
         if keys.get("CSC"):
             continue  # one context a class serves no other classes
         position = keys.get("CLASS_TOKEN_POSITION", "end")
-        spec = BaseSpec(name, str(output / case), class_token_position=position)
+        teacher = tiny.save_teacher(clip_path.parent)
+        spec = BaseSpec(
+            name,
+            str(output / case),
+            class_token_position=position,
+            teacher_directory=teacher["TEACHER_DIR"],
+            teacher_backbone=teacher["TEACHER_NAME"],
+        )
         base = build_base(PromptedCLIP(load_clip(str(clip_path))), spec)
         base.set_classes(tiny.CLASS_NAMES)
         z = normalize(base.encode_image(tiny.batch()["img"]).feature, dim=-1)

@@ -1,7 +1,7 @@
 """Logits, gradients, losses and checkpoint keys against the original repositories.
 
-The numbers in ``tests/golden/trainers`` were computed by the originals (CoOp ff61507, MaPLe 69bce21, PromptSRC bb95c77)
-in fp32 with ``tests/peers/run_original.py``.
+The numbers in ``tests/golden/trainers`` were computed by the originals (CoOp ff61507, MaPLe 69bce21, PromptSRC bb95c77,
+PromptKD ec244f7) in fp32 with ``tests/peers/run_original.py``.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ import tiny
 import torch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trainers"
+BEFORE_BATCH_NORM = "grad/VPT_image_trans.conv1.0.bias"  # a bias that the batch norm behind it cancels
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 pytestmark = pytest.mark.regression
 
@@ -33,7 +34,8 @@ def test_steps_match_the_original(case, make_trainer):
     ours = tiny.record_steps(trainer, trainer.model)
     for key in ("prompts", "images"):
         assert ours[key] == golden[key], "the inputs differ from those the stored numbers were computed with"
-    assert all(abs(v).max() > 1e-6 for k, v in golden.items() if k.startswith("grad/")), "a stored gradient is zero"
+    gradients = {k: v for k, v in golden.items() if k.startswith("grad/") and k != BEFORE_BATCH_NORM}
+    assert all(abs(v).max() > 1e-6 for v in gradients.values()), "a stored gradient is zero"
     assert {k for k in ours if k.startswith("grad/")} == {k for k in golden if k.startswith("grad/")}
     for key in sorted(set(ours) - {"prompts", "images"}):
         np.testing.assert_allclose(ours[key], golden[key], err_msg=key, **TOLERANCE)

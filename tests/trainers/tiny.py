@@ -7,6 +7,7 @@ same numbers (``tests/peers``).
 import hashlib
 import types
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,6 +57,38 @@ def _block(state, source, name, width):
         weight, bias = ("_weight", "_bias") if layer == "attn.in_proj" else (".weight", ".bias")
         state[f"{name}.{layer}{weight}"] = _normal(source, rows, columns, std=columns**-0.5)
         state[f"{name}.{layer}{bias}"] = _normal(source, rows)
+
+
+TEACHER_DIM = 96  # joint width of PromptKD's teacher
+
+
+def teacher_clip_state():
+    """PromptKD's teacher: another CLIP with a wider joint space."""
+    source, state = np.random.RandomState(17), clip_state(seed=3)
+    state["visual.proj"] = _normal(source, VISUAL_WIDTH, TEACHER_DIM, std=VISUAL_WIDTH**-0.5)
+    state["text_projection"] = _normal(source, TEXT_WIDTH, TEACHER_DIM, std=TEXT_WIDTH**-0.5)
+    return state
+
+
+def teacher_prompts():
+    """What a PromptSRC run on that CLIP leaves: the prompts of both towers, depth 9 cut to the number of blocks."""
+    source = np.random.RandomState(18)
+    state = {"prompt_learner.ctx": _normal(source, 4, TEXT_WIDTH, std=0.1)}
+    state["image_encoder.VPT"] = _normal(source, 4, VISUAL_WIDTH, std=0.1)
+    for i in range(1, NUM_BLOCKS):
+        state[f"image_encoder.transformer.resblocks.{i}.VPT_shallow"] = _normal(source, 4, VISUAL_WIDTH, std=0.1)
+        state[f"text_encoder.transformer.resblocks.{i}.VPT_shallow"] = _normal(source, 4, TEXT_WIDTH, std=0.1)
+    return state
+
+
+def save_teacher(folder):
+    """Write the teacher's CLIP and run into ``folder`` and return the keys of PROMPTKD that name them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    clip, run = folder / "teacher_clip.pt", folder / "teacher"
+    torch.save(teacher_clip_state(), clip)
+    (run / "VLPromptLearner").mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": teacher_prompts(), "epoch": 20}, run / "VLPromptLearner" / "model-best.pth.tar")
+    return {"TEACHER_NAME": str(clip), "TEACHER_DIR": str(run)}
 
 
 def resnet_state(seed=0):
@@ -161,6 +194,7 @@ CASES = {
     "IVLP_language_only": ("IVLP", {"N_CTX_TEXT": 4, "PROMPT_DEPTH_VISION": 0, "PROMPT_DEPTH_TEXT": 3}),
     "VPT": ("VPT", {"N_CTX_VISION": 4, "PROMPT_DEPTH_VISION": 2}),
     "PromptSRC": ("PromptSRC", {"PROMPT_DEPTH_VISION": 3, "PROMPT_DEPTH_TEXT": 3}),
+    "PromptKD": ("PromptKD", {"PROMPT_DEPTH_VISION": 3, "KD_WEIGHT": 10.0, "TEMPERATURE": 2.0}),
 }
 
 
@@ -196,6 +230,8 @@ def make_trainer(name, clip_path, keys=None, precision="fp32", class_names=CLASS
 
     import trainers
 
+    if name == "PromptKD":
+        keys = save_teacher(Path(clip_path).parent) | (keys or {})
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     configure(cfg, name, clip_path, keys, precision, options)

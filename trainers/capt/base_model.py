@@ -31,6 +31,8 @@ class BaseSpec:
         template: prompt of ZeroshotCLIP, with ``{}`` for the class name.
         class_token_position: CoOp's; its checkpoint does not say.
         context_words: CTX_INIT of MaPLe, IVLP and PromptSRC; tokens of it beyond N_CTX stay in their prompts.
+        teacher_directory: run folder, or checkpoint, of PromptKD's teacher.
+        teacher_backbone: the teacher's CLIP.
     """
 
     name: str = "ZeroshotCLIP"
@@ -39,6 +41,8 @@ class BaseSpec:
     template: str = "a photo of a {}."
     class_token_position: str = "end"
     context_words: str = "a photo of a"
+    teacher_directory: str = ""
+    teacher_backbone: str = "ViT-L/14"
 
 
 class BaseModel(nn.Module):
@@ -67,6 +71,10 @@ class BaseModel(nn.Module):
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         raise NotImplementedError
+
+    def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
+        """Normalised features ``(n, D)`` fp32 of plain sentences, by the frozen text tower without prompts."""
+        return self.prompted.text_features(sentences)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -105,7 +113,7 @@ class BaseModel(nn.Module):
         digest = hashlib.sha256(type(self).__name__.encode())
         for name, value in sorted({**dict(self.named_parameters()), **self._fingerprinted()}.items()):
             digest.update(name.encode())
-            value = value.detach().half() if name.startswith("prompted.") else value.detach().float()
+            value = value.detach().half() if "prompted." in name else value.detach().float()
             digest.update(value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .base_model import BaseModel, BaseSpec, check_width, class_logits, entry, learner_state
 from .context import class_tokens, place_context, plain_name
+from .distilled_base import load_promptkd
 from .prompted_bases import load_cocoop, load_independent, load_maple, load_vpt
 from .prompted_clip import PromptedCLIP
 
@@ -73,6 +74,7 @@ BASE_LEARNERS: dict[str, Callable[[PromptedCLIP, BaseSpec], BaseModel]] = {
     "MaPLe": load_maple,
     "IVLP": load_independent,
     "PromptSRC": load_independent,
+    "PromptKD": load_promptkd,
     "VPT": load_vpt,
 }
 

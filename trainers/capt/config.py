@@ -51,6 +51,12 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.BASE.CTX_INIT = "a photo of a"  # of MaPLe, IVLP, VPT, PromptSRC; words beyond their N_CTX stay in the prompts
     node.BASE.CLASS_TOKEN_POSITION = "end"  # CoOp's: end, middle, front; its checkpoint does not say
 
+    node.BASE.TEACHER_NAME = "ViT-L/14"  # the CLIP of PromptKD's teacher
+    node.BASE.TEACHER_DIR = ""  # its PromptSRC run folder, or checkpoint; "": teacher_model/<DATASET.NAME>
+
+    # Which images choose the epoch where TEST.FINAL_MODEL is best_val: val, or test (R: their test set served as val).
+    node.SELECTION = "val"
+
     # Confusion Bank (P 3.2).
     node.BANK = CfgNode()
     node.BANK.SOURCE = "base"  # who judges: base, zeroshot (the same CLIP, hand-written prompt), crossfit (D)
@@ -154,6 +160,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
     return [
         one_of("PREC", node.PREC, PRECISIONS),
         one_of("BASE.NAME", node.BASE.NAME, tuple(BASE_LEARNERS)),
+        one_of("SELECTION", node.SELECTION, ("val", "test")),
         one_of("BASE.CLASS_TOKEN_POSITION", node.BASE.CLASS_TOKEN_POSITION, ("end", "middle", "front")),
         one_of("BANK.SOURCE", bank.SOURCE, BANK_SOURCES),
         one_of("BANK.COUNTS", bank.COUNTS, COUNTS),

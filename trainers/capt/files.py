@@ -44,11 +44,15 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -> str:
     """The file that a Dassl trainer wrote for ``model_name``: of ``epoch``, else the best, else the last saved.
 
+    A ``directory`` that is a file is taken as the checkpoint itself.
+
     The pointer file alone would not do: it names the last epoch even where the run deployed an earlier, better one.
 
     Raises:
         FileNotFoundError: names the path that was tried.
     """
+    if Path(directory).is_file():
+        return str(directory)
     folder = Path(directory) / model_name
     if epoch:
         path = folder / f"model.pth.tar-{epoch}"

@@ -134,7 +134,7 @@ class Predictor:
         stored = read_pair_features(self.run, names, digest, self.device) if names == self.classnames else None
         if stored is not None:
             return stored
-        features = encode_pairs(self.library, names, self.model.base.prompted.text_features)[:2]
+        features = encode_pairs(self.library, names, self.model.base.encode_sentences)[:2]
         if names == self.classnames:
             try:
                 keep_pair_features(self.run, names, digest, *features)
@@ -241,7 +241,7 @@ def load(
     precision = usable_precision(node.PREC, device)
     name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
     prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
-    base = build_base(prompted, _base_spec(node.BASE, serving.template, run, base_dir)).to(device)
+    base = build_base(prompted, _base_spec(node.BASE, cfg.DATASET.NAME, serving.template, run, base_dir)).to(device)
     model = CAPTModel(base, settings_from(node)).to(device)
     _load_weights(model, path)
 
@@ -300,15 +300,20 @@ def _found(path: str, run: Path) -> str:
     return next((candidate for candidate in above if os.path.exists(candidate)), path)
 
 
-def _base_spec(node: CfgNode, template: str, run: Path, base_dir: str | os.PathLike | None) -> BaseSpec:
+def _base_spec(node: CfgNode, dataset: str, template: str, run: Path, base_dir: str | os.PathLike | None) -> BaseSpec:
     directory = _found(node.DIR, run) if base_dir is None else os.fspath(base_dir)
     if node.NAME != "ZeroshotCLIP" and not os.path.isdir(directory):
         raise FileNotFoundError(
             f'The base model of "{run}", {node.NAME} in "{directory}", is not there; '
             "put the folder back, or say where it lies by base_dir"
         )
-    words = {"context_words": node.CTX_INIT} if "CTX_INIT" in node else {}
-    return BaseSpec(node.NAME, directory, node.EPOCH, template, node.CLASS_TOKEN_POSITION, **words)
+    more = {"context_words": node.CTX_INIT} if "CTX_INIT" in node else {}
+    if "TEACHER_DIR" in node:
+        more |= {
+            "teacher_directory": _found(node.TEACHER_DIR or os.path.join("teacher_model", dataset), run),
+            "teacher_backbone": _found(node.TEACHER_NAME, run),
+        }
+    return BaseSpec(node.NAME, directory, node.EPOCH, template, node.CLASS_TOKEN_POSITION, **more)
 
 
 def _load_weights(model: CAPTModel, path: str) -> None:

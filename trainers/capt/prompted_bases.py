@@ -18,7 +18,15 @@ from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
 from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
 from .prompted_clip import ImageFeatures, PromptedCLIP
 
-__all__ = ["LearnedPrompts", "load_cocoop", "load_independent", "load_maple", "load_vpt"]
+__all__ = [
+    "LearnedPrompts",
+    "check_backbone",
+    "load_cocoop",
+    "load_independent",
+    "load_maple",
+    "load_vpt",
+    "visual_prompts",
+]
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """MaPLe's base model: visual prompts are projections of the textual ones."""
     path, state = learner_state(spec, "MultiModalPromptLearner")
-    _check_backbone(prompted, state, path)
+    check_backbone(prompted, state, path)
     context = entry(state, "prompt_learner.ctx", path)
     check_width(context, prompted.text_width, "prompt_learner.ctx", path)
 
@@ -139,13 +147,13 @@ def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """The base model of IVLP or PromptSRC: prompts of each tower hang on its blocks."""
     path, state = learner_state(spec, "VLPromptLearner")
-    _check_backbone(prompted, state, path)
+    check_backbone(prompted, state, path)
     context = entry(state, "prompt_learner.ctx", path)
     check_width(context, prompted.text_width, "prompt_learner.ctx", path)
     prompts = LearnedPrompts(
         context=_with_fixed_words(prompted, context, spec.context_words, state, path),
         text=_stack(_numbered(state, r"text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")),
-        **_visual_prompts(state),
+        **visual_prompts(state),
     )
     return DeepPromptedCLIP(prompted, prompts)
 
@@ -153,12 +161,13 @@ def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """VPT's base model: visual prompts only."""
     path, state = learner_state(spec, "prompt_learner")
-    _check_backbone(prompted, state, path)
+    check_backbone(prompted, state, path)
     entry(state, "image_encoder.VPT", path)
-    return DeepPromptedCLIP(prompted, LearnedPrompts(**_visual_prompts(state)))
+    return DeepPromptedCLIP(prompted, LearnedPrompts(**visual_prompts(state)))
 
 
-def _visual_prompts(state: dict[str, Tensor]) -> dict[str, Tensor | None]:
+def visual_prompts(state: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """``visual`` and ``visual_deep`` of :class:`LearnedPrompts`, fp32, from an image tower's checkpoint."""
     shallow = state.get("image_encoder.VPT")
     deep = _numbered(state, r"image_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
     return {"visual": None if shallow is None else shallow.float(), "visual_deep": _stack(deep)}
@@ -174,7 +183,7 @@ def _stack(prompts: list[Tensor]) -> Tensor | None:
     return torch.stack(prompts) if prompts else None
 
 
-def _check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) -> None:
+def check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) -> None:
     """These checkpoints hold all of CLIP: refuse another CLIP than the run's; half precision is no difference."""
     if not prompted.is_vit:
         raise ValueError(f'"{path}" holds visual prompts, which need a ViT; set MODEL.BACKBONE.NAME to its backbone')

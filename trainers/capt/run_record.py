@@ -39,6 +39,10 @@ class RunRecordMixin:
         """Logits ``(B, C)``, and those of the base model on the same images where there is one."""
         return self.model_inference(input), None
 
+    def tested_classnames(self) -> list[str]:
+        """Names that the labels of the test stand for."""
+        return list(self.dm.dataset.classnames)
+
     def before_train(self) -> None:
         """Dassl's hook; also writes down which images the run may see."""
         super().before_train()
@@ -113,8 +117,8 @@ class RunRecordMixin:
             "transductive": self.transductive,
             "selection": cfg.TEST.FINAL_MODEL,
             "epoch": self.loaded_epoch if self.loaded_epoch is not None else self.max_epoch,
-            "classnames": list(self.dm.dataset.classnames),
-            "num_classes": self.num_classes,
+            "classnames": self.tested_classnames(),
+            "num_classes": len(self.tested_classnames()),
             "num_train": len(self.dm.dataset.train_x),
             "num_test": len(labels),
             "accuracy": plain,

@@ -62,7 +62,10 @@ class CAPT(RunRecordMixin, TrainerX):
             template,
             node.BASE.CLASS_TOKEN_POSITION,
             node.BASE.CTX_INIT,
+            node.BASE.TEACHER_DIR or os.path.join("teacher_model", cfg.DATASET.NAME),
+            node.BASE.TEACHER_NAME,
         )
+        self.transductive = node.BASE.NAME == "PromptKD"  # its student has seen the new classes' images
         base = build_base(prompted, self.base_spec).to(self.device)
         print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
 
@@ -82,6 +85,10 @@ class CAPT(RunRecordMixin, TrainerX):
     def _check_selection(self) -> None:
         """The best epoch is chosen on validation images; Dassl would take the test images where there are none."""
         if self.cfg.TEST.FINAL_MODEL != "best_val" or self.cfg.TEST.NO_TEST:
+            return
+        if self.cfg.TRAINER.CAPT.SELECTION == "test":
+            self.val_loader = self.test_loader  # what model selection reads
+            print("Selection protocol: published, the test images choose the epoch; the accuracy on them is optimistic")
             return
         data = self.dm.dataset
         val, test = ({item.impath for item in part or []} for part in (data.val, data.test))
@@ -112,7 +119,7 @@ class CAPT(RunRecordMixin, TrainerX):
         classnames = list(self.dm.dataset.classnames)
         if not hasattr(self, "_pair_features"):
             difference, commonality, sources = encode_pairs(
-                self.prompt_library, classnames, self.model.base.prompted.text_features
+                self.prompt_library, classnames, self.model.base.encode_sentences
             )
             self._pair_features = difference, commonality
             for path in self.prompt_library.files:
@@ -360,7 +367,11 @@ class CAPT(RunRecordMixin, TrainerX):
     def _protocol(self) -> str:
         node = self.cfg.TRAINER.CAPT.BANK
         bank = "full-set bank" if node.SHOTS == -1 else "bank from the run's own shots"
-        return f"{super()._protocol()}, {bank} judged by {node.SOURCE}"
+        chosen = ", epoch chosen on test images" if self._is_chosen_on_test() else ""
+        return f"{super()._protocol()}, {bank} judged by {node.SOURCE}{chosen}"
+
+    def _is_chosen_on_test(self) -> bool:
+        return self.cfg.TEST.FINAL_MODEL == "best_val" and self.cfg.TRAINER.CAPT.SELECTION == "test"
 
 
 def _rebuilt_dataset(cfg: CfgNode, **dataset_keys):
