@@ -60,8 +60,7 @@ class FewShotDataset(DatasetBase):
         parts = self.load_splits()
         if cfg.DATASET.NUM_SHOTS >= 1:
             parts.update(self.few_shot(parts, cfg.DATASET.NUM_SHOTS, cfg.SEED))
-        if cfg.TRAINER.NAME == "PromptKD" and cfg.TRAINER.MODAL == "base2novel":
-            # PromptKD's one run learns from the images of all classes, without their labels, and tests both halves.
+        if _is_distillation(cfg):
             train, test = parts["train"], parts["test"]
             val, test = (self.subsample_classes(train, test, subsample=half)[1] for half in ("base", "new"))
         elif self.val_is_test:
@@ -199,6 +198,12 @@ class FewShotDataset(DatasetBase):
             print(f"Not using it, sampling again: {sample}")
             return None
         return sample
+
+
+def _is_distillation(cfg) -> bool:
+    """PromptKD's one run learns from the images of all classes, without labels: val tests the base half, test the new."""
+    trainer = cfg.get("TRAINER", {})
+    return trainer.get("NAME") == "PromptKD" and trainer.MODAL == "base2novel"
 
 
 def _count_small_classes(train: Items, num_shots: int) -> None:

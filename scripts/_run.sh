@@ -11,10 +11,13 @@
 #   SEEDS     seeds of the scripts that loop over them        (1 2 3)
 #   CFG       yaml in configs/trainers/<Trainer>/, no suffix  (the paper's for the method and protocol)
 #   EPOCHS    overrides OPTIM.MAX_EPOCH                       (as the yaml says)
-#   LOADEP    epoch of the checkpoint to test                 (the last one that was saved)
+#   LOADEP    epoch of the checkpoint to test, or "best"      (the last one that was saved)
 #   SOURCE    data set of the cross-data-set training         (imagenet)
 #   BASE      base learner under CAPT: ZeroshotCLIP, CoOp ... (ZeroshotCLIP)
 #   BASE_CFG  yaml of the base learner                        (CFG where the base has a yaml of that name, else the paper's)
+#   BASE_DIR  run folder of the base learner under CAPT, where these scripts did not make it  (theirs)
+#   TEACHER   CLIP of PromptKD's teacher                      (as the yaml says)
+#   TEACHER_DIR  the teacher's PromptSRC run, or checkpoint   (teacher_model/<name of the data set>)
 #   OUTPUT    where run folders go                            (output)
 #   OPTS      more KEY VALUE pairs for train.py               (none)
 #   VARIANT   word behind the configuration's folder name, to tell runs with other OPTS apart  (none)
@@ -69,6 +72,8 @@ default_cfg() {
         PromptSRC-xd-*) echo vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets ;;
         PromptSRC-few_shot-*) echo vit_b16_c2_ep50_batch4_4+4ctx_few_shot ;;
         PromptSRC-*) echo vit_b16_c2_ep20_batch4_4+4ctx ;;
+        PromptKD-xd-*) echo vit_b16_c2_ep20_batch8_4+4ctx_cross_datasets ;;
+        PromptKD-*) echo vit_b16_c2_ep20_batch8_4+4ctx ;;
         CAPT-*) echo vit_b16_ep20 ;;
         *) die "no default configuration for $1; set CFG" ;;
     esac
@@ -117,6 +122,14 @@ epoch_of() {
     echo "${EPOCHS:-$(sed -n 's/^ *MAX_EPOCH: *\([0-9][0-9]*\).*/\1/p' "$2")}"
 }
 
+# model_flags MODEL_DIR: adds the flags that load its checkpoint to FLAGS
+model_flags() {
+    local epoch
+    epoch=$(epoch_of "$1" "$YAML")
+    FLAGS+=(--model-dir "$1")
+    [[ $epoch == best ]] || FLAGS+=(--load-epoch "$epoch")
+}
+
 # need_model DIR HOW: stop unless DIR holds a checkpoint
 need_model() {
     dry && return
@@ -156,6 +169,16 @@ base_opts() {
     [[ $1 == CAPT ]] || return 0
     BASE_OPTS=(TRAINER.CAPT.BASE.NAME "$BASE")
     [[ $BASE != ZeroshotCLIP ]] || return 0
+    if [[ $BASE == PromptKD ]]; then
+        [[ -z ${TEACHER:-} ]] || BASE_OPTS+=(TRAINER.CAPT.BASE.TEACHER_NAME "$TEACHER")
+        [[ -z ${TEACHER_DIR:-} ]] || BASE_OPTS+=(TRAINER.CAPT.BASE.TEACHER_DIR "$TEACHER_DIR")
+    fi
+    if [[ -n ${BASE_DIR:-} ]]; then
+        BASE_OPTS+=(TRAINER.CAPT.BASE.DIR "$BASE_DIR")
+        return
+    fi
+    local SHOTS=$SHOTS
+    [[ $BASE != PromptKD ]] || SHOTS=0 # it learns from all images
     local cfg=${BASE_CFG:-} dir script
     if [[ -z $cfg ]]; then
         cfg=$CFG
@@ -180,6 +203,16 @@ base_opts() {
     local epoch
     epoch=$(LOADEP='' EPOCHS='' epoch_of "$dir" "$(yaml_of "$BASE" "$cfg")")
     BASE_OPTS+=(TRAINER.CAPT.BASE.DIR "$dir" TRAINER.CAPT.BASE.EPOCH "$epoch")
+}
+
+# kd_opts DATASET: options of PromptKD's runs
+kd_opts() {
+    case $1 in # the published weights; the yaml's is that of the other sets
+        fgvc_aircraft | oxford_flowers | dtd) echo -n "TRAINER.PROMPTKD.KD_WEIGHT 200.0 " ;;
+    esac
+    [[ -z ${TEACHER:-} ]] || echo -n "TRAINER.PROMPTKD.TEACHER_NAME $TEACHER "
+    [[ -z ${TEACHER_DIR:-} ]] || echo -n "TRAINER.PROMPTKD.TEACHER_DIR $TEACHER_DIR "
+    echo "${OPTS:-}"
 }
 
 train_opts() {
@@ -211,7 +244,7 @@ base2new_test() {
     flags "$trainer" "$dataset" "$seed" "$dir"
     if [[ $trainer != ZeroshotCLIP ]]; then
         need_model "$model" "bash scripts/$(script_of "$trainer")/base2new_train.sh $dataset $seed"
-        FLAGS+=(--model-dir "$model" --load-epoch "$(epoch_of "$model" "$YAML")")
+        model_flags "$model"
     fi
     base_opts "$trainer" base2new "$dataset" "$seed"
     launch "$dir" "${FLAGS[@]}" --eval-only DATASET.NUM_SHOTS "$SHOTS" DATASET.SUBSAMPLE_CLASSES "$sub" "${BASE_OPTS[@]}"
@@ -239,7 +272,7 @@ xd_test() {
     local dir=$OUTPUT/evaluation/$trainer/${TAG}_${SHOTS}shots/$dataset/seed$seed
     flags "$trainer" "$dataset" "$seed" "$dir"
     need_model "$model" "bash scripts/$(script_of "$trainer")/xd_train.sh $SOURCE $seed"
-    FLAGS+=(--model-dir "$model" --load-epoch "$(epoch_of "$model" "$YAML")")
+    model_flags "$model"
     base_opts "$trainer" xd "$SOURCE" "$seed"
     launch "$dir" "${FLAGS[@]}" --eval-only "${BASE_OPTS[@]}"
 }
@@ -303,7 +336,7 @@ coop_eval() {
         need_model "$model" "bash scripts/coop/main.sh $SOURCE $CFG ${CTP:-end} ${NCTX:-16} $SHOTS ${CSC:-False}"
         local dir=$OUTPUT/evaluation/CoOp/${CFG}_${SHOTS}shots/$COOP_TAG/$dataset/seed$seed
         flags CoOp "$dataset" "$seed" "$dir"
-        FLAGS+=(--model-dir "$model" --load-epoch "$(epoch_of "$model" "$YAML")")
+        model_flags "$model"
         launch "$dir" "${FLAGS[@]}" --eval-only "${COOP_OPTS[@]}"
     done
 }

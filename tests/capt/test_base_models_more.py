@@ -185,7 +185,7 @@ def test_promptkd_needs_the_teacher_that_it_learned_from(run, clip_path, tmp_pat
         _base("PromptKD", run("PromptKD"), clip_path, teacher_directory="")
     with pytest.raises(FileNotFoundError, match="model-best"):
         _base("PromptKD", run("PromptKD"), clip_path, teacher_directory=str(tmp_path))
-    torch.save({"state_dict": {k: v for k, v in tiny.teacher_prompts().items()}}, tmp_path / "file.pth.tar")
+    torch.save({"state_dict": tiny.teacher_prompts()}, tmp_path / "file.pth.tar")
     base = _base("PromptKD", run("PromptKD"), clip_path, teacher_directory=str(tmp_path / "file.pth.tar"))
     assert base.embed_dim == tiny.TEACHER_DIM
     with pytest.raises(ValueError, match="set TRAINER.CAPT.BASE.TEACHER_NAME"):

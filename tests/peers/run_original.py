@@ -97,7 +97,7 @@ def _extend_cfg(cfg, folder):
 
 
 def _lay_out_promptkd():
-    """The files that PromptKD looks for in fixed places below the working folder, and its logits as others give them."""
+    """The files that PromptKD looks for in fixed places below the working folder; returns the keys for it."""
     import torch
     from tiny import clip_state, save_teacher
 

@@ -23,7 +23,7 @@ GOLDEN = HERE.parent / "golden" / "trainers"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not PEERS, reason="CAPT_PEERS names no folder with copies of CoOp, MaPLe, PromptSRC and PromptKD"
+        not PEERS, reason="CAPT_PEERS names no folder with copies of the repositories"
     ),
 ]
 
