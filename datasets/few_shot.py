@@ -201,7 +201,7 @@ class FewShotDataset(DatasetBase):
 
 
 def _is_distillation(cfg) -> bool:
-    """PromptKD's one run learns from the images of all classes, without labels: val tests the base half, test the new."""
+    """PromptKD learns from the images of all classes, without labels: val tests the base half, test the new one."""
     trainer = cfg.get("TRAINER", {})
     return trainer.get("NAME") == "PromptKD" and trainer.MODAL == "base2novel"
 
