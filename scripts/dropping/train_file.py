@@ -90,6 +90,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.Expr]]:
 
 def _only_call(tree: ast.Module, function: str) -> tuple[ast.Call, ast.Expr]:
     found = [(call, node) for call, node in _calls(tree) if ast.unparse(call.func) == function]
-    if len(found) != 1 or len(found[0][0].args) != 1:
+    found = [(call, node) for call, node in found if len(call.args) == 1 and not call.keywords]
+    if len(found) != 1:
         raise NotUnderstoodError(f"train.py calls {function}(cfg) {len(found)} times, not once")
     return found[0]

@@ -22,9 +22,7 @@ PEERS = os.environ.get("CAPT_PEERS", "")
 GOLDEN = HERE.parent / "golden" / "trainers"
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not PEERS, reason="CAPT_PEERS names no folder with copies of the repositories"
-    ),
+    pytest.mark.skipif(not PEERS, reason="CAPT_PEERS names no folder with copies of the repositories"),
 ]
 
 

@@ -1,0 +1,118 @@
+"""CAPT inside other people's repositories, by their own train.py, on the real Dassl and the current torch.
+
+``CAPT_PEERS`` names a folder with copies, called <owner>+<name> as in ``hosts.HOSTS``.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "trainers")]
+
+import hosts  # noqa: E402
+import tiny  # noqa: E402
+
+PEERS = Path(os.environ.get("CAPT_PEERS") or "/nowhere")
+# Each host on upstream Dassl; one host on the Dassl folders that PromptKD, DPC and CAPT changed and ship.
+FORKS = ["zhengli97+PromptKD", "JREion+DPC", "greatest-gourmet+CAPT"]
+PAIRS = [(host, hosts.DASSL) for host in [*hosts.HOSTS, "zhengli97+PromptKD"]]
+PAIRS += [("muzairkhattak+multimodal-prompt-learning", f"{fork}/Dassl.pytorch") for fork in FORKS]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CAPT_PEERS" not in os.environ, reason="CAPT_PEERS names no folder with copies of repositories"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Data and a small CLIP; the split is made once, since its making depends on the order of a folder's files."""
+    folder = tmp_path_factory.mktemp("hosts")
+    hosts.draw_caltech(folder / "data")
+    torch.save(tiny.clip_state(), folder / "clip.pt")
+    run(hosts.ROOT, files=folder, out=folder / "ours", dassl=PEERS / hosts.DASSL)
+    return folder
+
+
+def run(repository, files, out, dassl, trainer="CAPT"):
+    """Train on the base classes and test on the new ones, drawing the shots anew; returns the two logs."""
+    shutil.rmtree(files / "data" / "caltech-101" / "split_fewshot", ignore_errors=True)
+    arguments = hosts.flags(files / "data", files / "clip.pt", out / "train", trainer)
+    trained = hosts.python(repository, "train.py", *arguments, dassl=dassl).stdout
+    arguments = hosts.flags(
+        files / "data", files / "clip.pt", out / "test/seed1", trainer, subsample="new", evaluate=out / "train"
+    )
+    return trained, hosts.python(repository, "train.py", *arguments, dassl=dassl).stdout
+
+
+def predictions(folder):
+    with np.load(folder / "predictions.npz") as stored:
+        return {key: stored[key] for key in stored}
+
+
+@pytest.mark.parametrize(("host", "dassl"), PAIRS, ids=[f"{h.split('+')[1]}-{d.split('+')[1]}" for h, d in PAIRS])
+def test_train_test_parse_undo(host, dassl, files, tmp_path):
+    if not (PEERS / host).is_dir() or not (PEERS / dassl).is_dir():
+        pytest.skip(f"{PEERS} holds no {host} or no {dassl}")
+    copy = hosts.copy_host(PEERS, host, tmp_path / "host")
+    before = hosts.digest(copy)
+    assert hosts.python(hosts.ROOT, "scripts/drop_in.py", copy, "--check", check=False).returncode == 1
+    assert hosts.digest(copy) == before
+    hosts.python(hosts.ROOT, "scripts/drop_in.py", copy)
+    assert "up to date" in hosts.python(hosts.ROOT, "scripts/drop_in.py", copy).stdout
+
+    trained, tested = run(copy, files, tmp_path / "out", PEERS / dassl)
+    assert trained.count("Dassl repaired: ") >= 3
+    assert "epoch [2/2] batch [3/3]" in trained
+    for part in ("train", "test/seed1"):
+        ours, theirs = predictions(files / "ours" / part), predictions(tmp_path / "out" / part)
+        assert list(ours["impaths"]) == list(theirs["impaths"])
+        assert (ours["predictions"] == theirs["predictions"]).all()
+        np.testing.assert_allclose(ours["probs"], theirs["probs"], rtol=1e-5, atol=1e-6)
+        ours, theirs = (json.loads((f / part / "results.json").read_text()) for f in (files / "ours", tmp_path / "out"))
+        assert ours["accuracy"] == theirs["accuracy"]
+    if (copy / "parse_test_res.py").is_file():
+        parsed = hosts.python(
+            copy, "parse_test_res.py", tmp_path / "out/test", "--test-log", dassl=PEERS / dassl
+        ).stdout
+        accuracy = re.findall(r"\* accuracy: ([\d.]+)%", tested)[-1]
+        assert f"accuracy: {float(accuracy):.2f}%" in parsed
+
+    hosts.python(hosts.ROOT, "scripts/drop_in.py", copy, "--undo")
+    assert hosts.digest(copy) == before
+
+
+def test_host_without_dassl_uses_the_bridge(files, tmp_path):
+    copy = hosts.copy_host(PEERS, hosts.HOSTS[0], tmp_path / "host")
+    hosts.python(hosts.ROOT, "scripts/drop_in.py", copy)
+    trained, _ = run(copy, files, tmp_path / "out", dassl=None)
+    assert "Dassl repaired" not in trained
+    assert (
+        predictions(tmp_path / "out/train")["predictions"] == predictions(files / "ours/train")["predictions"]
+    ).all()
+
+
+def test_real_and_bundled_dassl_log_the_same_coop_run(files, tmp_path):
+    logs = {}
+    for name, dassl in (("real", PEERS / hosts.DASSL), ("bundled", None)):
+        run(hosts.ROOT, files, tmp_path / name, dassl, trainer="CoOp")
+        for part in ("train", "test/seed1"):
+            text = (tmp_path / name / part / "log.txt").read_text().replace(str(tmp_path / name), "OUT")
+            logs[name, part] = _without_times(text)
+    for part in ("train", "test/seed1"):
+        assert logs["real", part] == logs["bundled", part]
+        assert any("accuracy" in line for line in logs["real", part])
+    assert sum("lr 1.0000e-03" in line for line in logs["real", "train"]) == 2  # warm-up, all but the last batch
+
+
+def _without_times(log):
+    log = re.sub(r"\*\* System info \*\*\n.*?\n\n", "", log, flags=re.DOTALL)
+    log = re.sub(r"(time|data) [\d.]+ \([\d.]+\)|eta \S+|Elapsed: \S+", "", log)
+    return [line for line in log.splitlines() if "Dassl repaired" not in line]

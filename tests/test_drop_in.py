@@ -1,0 +1,242 @@
+"""scripts/drop_in.py on small hosts: what it puts, what it refuses, and that nothing of it stays behind."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "peers")]
+
+import drop_in  # noqa: E402
+import hosts  # noqa: E402
+from dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
+
+TRAIN = '''\
+"""Entry point."""
+import argparse
+
+from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
+
+import datasets.pets
+import trainers.coop
+import trainers.zsclip  # the last one
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.COOP = 1
+
+
+def setup_cfg(args):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)  # nodes
+    return cfg
+'''
+WITH_PLUGIN = '''\
+"""Entry point."""
+import argparse
+
+import capt_compat  # CAPT, by drop_in.py
+from dassl.config import get_cfg_default
+from dassl.engine import build_trainer
+
+import datasets.pets
+import trainers.coop
+import trainers.zsclip  # the last one
+import trainers.capt  # CAPT, by drop_in.py
+
+
+def extend_cfg(cfg):
+    cfg.TRAINER.COOP = 1
+
+
+def setup_cfg(args):
+    cfg = get_cfg_default()
+    extend_cfg(cfg)  # nodes
+    trainers.capt.extend_cfg(cfg)  # CAPT, by drop_in.py
+    return cfg
+'''
+
+
+@pytest.fixture
+def host(tmp_path):
+    for folder in ("trainers", "datasets", "configs/trainers/CoOp", "configs/datasets", "scripts/coop"):
+        (tmp_path / "host" / folder).mkdir(parents=True)
+    (tmp_path / "host" / "trainers" / "__init__.py").touch()
+    (tmp_path / "host" / "train.py").write_text(TRAIN)
+    (tmp_path / "host" / "train.py").chmod(0o755)
+    return tmp_path / "host"
+
+
+def call(host, *flags):
+    return drop_in.main([str(host), *flags])
+
+
+# The edit of train.py
+
+
+def test_three_lines_in_their_places():
+    assert with_plugin(TRAIN) == WITH_PLUGIN
+    assert with_plugin(WITH_PLUGIN) == WITH_PLUGIN
+    assert without_plugin(WITH_PLUGIN) == TRAIN
+
+
+@pytest.mark.parametrize("change", [lambda s: s.replace("\n", "\r\n"), lambda s: "\ufeff" + s, lambda s: s.rstrip()])
+def test_line_ends_and_byte_order_marks_stay(change):
+    changed = with_plugin(change(TRAIN))
+    assert changed == change(WITH_PLUGIN)
+    assert without_plugin(changed) == change(TRAIN)
+
+
+def test_tabs_and_calls_over_several_lines():
+    source = TRAIN.replace("    extend_cfg(cfg)  # nodes", "\textend_cfg(\n\t\tcfg,\n\t)").replace("    ", "\t")
+    lines = with_plugin(source).splitlines()
+    assert lines[lines.index("\t)") + 1] == f"\ttrainers.capt.extend_cfg(cfg){MARK}"
+
+
+def test_lines_added_by_hand_are_left_alone():
+    by_hand = WITH_PLUGIN.replace(MARK, "")
+    assert with_plugin(by_hand) == by_hand == without_plugin(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("from dassl.config import get_cfg_default\nfrom dassl.engine import build_trainer", "", "nothing from dassl"),
+        ("import trainers.coop\nimport trainers.zsclip", "import models", "nothing from trainers"),
+        ("    extend_cfg(cfg)  # nodes\n", "", "0 times, not once"),
+        ("    return cfg", "    extend_cfg(cfg)\n    return cfg", "2 times, not once"),
+        ("    extend_cfg(cfg)  # nodes", "    extend_cfg()", "0 times, not once"),
+        ("def setup_cfg(args)", "def setup_cfg(args", "line .* is no Python"),
+    ],
+)
+def test_what_is_not_understood_is_refused(old, new, reason):
+    assert old in TRAIN
+    with pytest.raises(NotUnderstoodError, match=reason):
+        with_plugin(TRAIN.replace(old, new))
+
+
+# The whole
+
+
+def test_put_twice_and_undone(host, capsys):
+    before = hosts.digest(host)
+    assert call(host) == 0
+    out = capsys.readouterr().out
+    assert "+import trainers.capt" in out
+    assert "adds trainers/capt/: " in out
+    assert (host / "train.py").read_text() == WITH_PLUGIN
+    assert stat.S_IMODE((host / "train.py").stat().st_mode) == 0o755
+    assert (host / "scripts/capt/base2new_train.sh").is_file()
+    after = hosts.digest(host)
+    assert call(host) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert hosts.digest(host) == after
+
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "trainers/capt", "capt_compat"], cwd=host, check=True)
+    assert (host / "trainers/capt/__pycache__").is_dir()
+    assert call(host, "--undo") == 0
+    assert hosts.digest(host) == before
+
+
+def test_check_changes_nothing(host, capsys):
+    before = hosts.digest(host)
+    assert call(host, "--check") == 1
+    assert "+import trainers.capt" in capsys.readouterr().out
+    assert hosts.digest(host) == before
+    call(host)
+    assert call(host, "--check") == 0
+
+
+def test_what_was_put_runs_without_this_repository(host):
+    call(host)
+    script = (
+        "import capt_compat, trainers.capt, sys; from dassl.engine import TRAINER_REGISTRY; "
+        "from dassl.config import get_cfg_default; cfg = get_cfg_default(); trainers.capt.extend_cfg(cfg); "
+        "assert 'CAPT' in TRAINER_REGISTRY.registered_names() and cfg.TRAINER.CAPT.BASE.NAME == 'ZeroshotCLIP'; "
+        "files = [str(getattr(m, '__file__', '')) for m in sys.modules.values()]; "
+        f"assert not [f for f in files if f.startswith({str(ROOT / 'trainers')!r})]"
+    )
+    hosts.python(host, "-c", script)
+
+
+def test_an_older_plugin_is_replaced(host, capsys, monkeypatch, tmp_path):
+    call(host)
+    files = dict(drop_in.plan.__globals__["plugin_files"](ROOT))
+    newer = tmp_path / "losses.py"
+    newer.write_text("# newer\n")
+    files["trainers/capt/losses.py"] = newer
+    del files["trainers/capt/files.py"]
+    monkeypatch.setitem(drop_in.plan.__globals__, "plugin_files", lambda root: files)
+    capsys.readouterr()
+    assert call(host) == 0
+    out = capsys.readouterr().out
+    assert "replaces trainers/capt/: 1 file" in out
+    assert "removes trainers/capt/files.py" in out
+    assert (host / "trainers/capt/losses.py").read_text() == "# newer\n"
+    assert not (host / "trainers/capt/files.py").exists()
+
+
+def test_files_of_the_host_are_never_overwritten(host, capsys):
+    (host / "trainers/capt").mkdir()
+    (host / "trainers/capt/model.py").write_text("mine")
+    before = hosts.digest(host)
+    assert call(host) == 2
+    assert "trainers/capt/model.py is there already and is not CAPT's" in capsys.readouterr().err
+    assert hosts.digest(host) == before
+
+
+def test_changed_files_block_an_update_and_survive_undo(host, capsys):
+    call(host)
+    changed = host / "trainers/capt/model.py"
+    changed.write_text(changed.read_text() + "# mine\n")
+    assert call(host) == 2
+    assert "model.py has been changed since" in capsys.readouterr().err
+    assert call(host, "--undo") == 1
+    assert "keeps trainers/capt/model.py" in capsys.readouterr().out
+    assert changed.is_file()
+    assert (host / "train.py").read_text() == TRAIN
+
+
+def test_undo_keeps_later_changes_of_train_py(host, capsys):
+    call(host)
+    with open(host / "train.py", "a") as file:
+        file.write("# later\n")
+    assert call(host, "--undo") == 0
+    assert (host / "train.py").read_text() == TRAIN + "# later\n"
+    assert "other changes in train.py were left" in capsys.readouterr().out
+
+
+def test_refusals_are_plain_and_name_the_lines(host, tmp_path, capsys):
+    assert call(tmp_path) == 2
+    assert "is no CoOp-style repository: it has no trainers" in capsys.readouterr().err
+    assert call(host, "--undo") == 2
+    assert "nothing was put there" in capsys.readouterr().err
+    (host / "train.py").write_text(TRAIN.replace("    extend_cfg(cfg)  # nodes\n", ""))
+    before = hosts.digest(host)
+    assert call(host) == 2
+    error = capsys.readouterr().err
+    for line in ("import capt_compat", "import trainers.capt", "trainers.capt.extend_cfg(cfg)"):
+        assert line in error
+    assert hosts.digest(host) == before
+
+
+def test_an_interrupted_run_can_be_undone(host, monkeypatch):
+    before = hosts.digest(host)
+    tree, count = drop_in.put.__globals__, iter(range(100))
+    write = tree["write_bytes"]
+
+    def fail_at_the_tenth(*args, **kwargs):
+        if next(count) == 10:
+            raise OSError("disk full")
+        write(*args, **kwargs)
+
+    monkeypatch.setitem(tree, "write_bytes", fail_at_the_tenth)
+    assert call(host) == 2
+    monkeypatch.undo()
+    assert hosts.digest(host) != before
+    assert call(host, "--undo") == 0
+    assert hosts.digest(host) == before
