@@ -39,7 +39,8 @@ def _choose() -> str:
         sys.path.append(str(BUNDLED_PATH))
         importlib.invalidate_caches()
         found = _locate()
-    if found == BUNDLED_PATH / "dassl":
+    # This package's, or that of another copy of it: a checkout has compat, an installed plugin capt_compat.
+    if found.parent.name == "bundled" and (found.parents[1] / "repairs.py").is_file():
         return "bundled"
     from .repairs import repair_installed_dassl
 

@@ -66,7 +66,7 @@ def _load_without_pickle() -> str | None:
     if torch.torch_version.TorchVersion(torch.__version__) < (2, 6):
         return None
     utils = importlib.import_module("dassl.utils")
-    if utils.load_checkpoint is _bundled("utils.checkpoints").load_checkpoint:
+    if utils.load_checkpoint.__module__.endswith(".bundled_dassl.utils.checkpoints"):  # by this or another copy of it
         return None
     _replace_everywhere("load_checkpoint", utils.load_checkpoint, _bundled("utils.checkpoints").load_checkpoint)
     return "checkpoints are read by a restricted unpickler, which runs none of their code"

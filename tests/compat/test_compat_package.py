@@ -38,3 +38,10 @@ def test_a_folder_called_dassl_is_no_dassl(tmp_path):
     (tmp_path / "dassl").mkdir()
     out = run("import compat, dassl; print(compat.DASSL, dassl.__version__)", tmp_path, ROOT)
     assert out == ["bundled", "0.6.3"]
+
+
+@pytest.mark.usefixtures("no_installed_dassl")
+def test_two_copies_of_the_bridge_agree(tmp_path):
+    shutil.copytree(ROOT / "compat", tmp_path / "capt_compat")
+    out = run("import compat, dassl, capt_compat; print(compat.DASSL, capt_compat.DASSL)", ROOT, tmp_path)
+    assert out == ["bundled", "bundled"]

@@ -138,3 +138,36 @@ def test_repairs_change_no_file(probed, dassl_copy):
     files = sorted(p.relative_to(source) for p in source.rglob("*.py"))
     assert files
     assert all((source / f).read_bytes() == (dassl_copy / "dassl" / f).read_bytes() for f in files)
+
+
+PLUGIN = """
+import sys
+sys.path[:0] = [{plugin!r}, {dassl!r}]
+{order}
+from dassl.config import get_cfg_default
+cfg = get_cfg_default()
+capt.extend_cfg(cfg)
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import load_checkpoint
+print("CAPT" in TRAINER_REGISTRY.registered_names(), cfg.TRAINER.CAPT.BASE.NAME, load_checkpoint.__module__)
+"""
+
+
+@pytest.fixture(scope="module")
+def installed_plugin(tmp_path_factory):
+    """What pip puts into site-packages."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(ROOT / "trainers" / "capt", folder / "capt")
+    shutil.copytree(ROOT / "compat", folder / "capt_compat")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "order", ["import capt", "import capt_compat, capt", f"sys.path.append({str(ROOT)!r}); import compat, capt"]
+)
+def test_two_lines_suffice_for_an_installed_plugin(order, dassl_copy, installed_plugin):
+    out = python("-c", PLUGIN.format(plugin=str(installed_plugin), dassl=str(dassl_copy), order=order))
+    assert out.splitlines()[-1].startswith("True ZeroshotCLIP ")
+    assert "bundled_dassl" in out.splitlines()[-1]
+    assert out.count("Dassl repaired: checkpoints") == 1
+    assert out.count("Dassl repaired: warm-up") == 1

@@ -17,21 +17,28 @@ from types import ModuleType
 __all__ = ["register_trainer"]
 
 ENGINE = "dassl.engine"  # the module that holds TRAINER_REGISTRY
-BRIDGE = "capt_compat"  # installed beside this package; brings a Dassl where there is none
+BRIDGE = "capt_compat"  # installed beside this package; brings a Dassl where there is none, repairs one in need
 
 
 def register_trainer() -> None:
     """Register ``CAPT`` now, or as soon as Dassl is imported: the installed one, or else the bridge's."""
-    if importlib.util.find_spec("dassl") is None and importlib.util.find_spec(BRIDGE) is not None:
-        importlib.import_module(BRIDGE)  # puts its Dassl on the path, and imports none of it
+    if importlib.util.find_spec("dassl") is None:
+        _cross_bridge()  # puts its Dassl on the path, and imports none of it
     if ENGINE in sys.modules:
+        _cross_bridge()
         importlib.import_module(".trainer", __package__)
     else:
         sys.meta_path.insert(0, _AfterEngine())
 
 
+def _cross_bridge() -> None:
+    """Import the bridge where it is installed; it repairs a Dassl that cannot work on this torch, and says so."""
+    if importlib.util.find_spec(BRIDGE) is not None:
+        importlib.import_module(BRIDGE)
+
+
 class _AfterEngine(importlib.abc.MetaPathFinder):
-    """Sees the import of ``dassl.engine``, and imports :mod:`.trainer` behind it."""
+    """Sees the import of ``dassl.engine``: repairs come before it, :mod:`.trainer` behind it."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -39,6 +46,7 @@ class _AfterEngine(importlib.abc.MetaPathFinder):
         if name != ENGINE:
             return None
         sys.meta_path.remove(self)
+        _cross_bridge()  # before the engine, which a Dassl in need of repair cannot import
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return spec
