@@ -59,13 +59,15 @@ def python(folder, script, *arguments, dassl=None, check=True):
     return done
 
 
-def flags(data, clip, out, trainer, *, seed=1, subsample="base", evaluate=""):
+def flags(
+    data, clip, out, trainer, *, seed=1, subsample="base", evaluate="", transforms="('random_flip', 'normalize')"
+):
     """The command line of a small run, the same in every host."""
     argv = ["--root", data, "--seed", seed, "--trainer", trainer, "--backbone", clip, "--output-dir", out]
     argv += ["--dataset-config-file", "configs/datasets/caltech101.yaml"]
     if evaluate:
         argv += ["--model-dir", evaluate, "--load-epoch", 2, "--eval-only"]
-    argv += ["INPUT.SIZE", f"({SIDE}, {SIDE})", "INPUT.TRANSFORMS", "('random_flip', 'normalize')", "USE_CUDA", "False"]
+    argv += ["INPUT.SIZE", f"({SIDE}, {SIDE})", "INPUT.TRANSFORMS", transforms, "USE_CUDA", "False"]
     argv += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 50]
     argv += ["OPTIM.NAME", "sgd", "OPTIM.LR", 0.02, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR_SCHEDULER", "cosine"]
     argv += ["OPTIM.WARMUP_EPOCH", 1, "OPTIM.WARMUP_TYPE", "constant", "OPTIM.WARMUP_CONS_LR", 1e-3]

@@ -35,6 +35,15 @@ GOLDEN = [
         f"{NEW}/dtd/shots_16/PromptSRC/vit_b16_c2_ep20_batch4_4+4ctx/seed1",
         20,
     ),
+    ("promptkd/base2new_train", "dtd 1", {}, f"{BASE}/dtd/shots_0/PromptKD/vit_b16_c2_ep20_batch8_4+4ctx/seed1", None),
+    ("promptkd/base2new_test", "dtd 1", {}, f"{NEW}/dtd/shots_0/PromptKD/vit_b16_c2_ep20_batch8_4+4ctx/seed1", 20),
+    (
+        "promptkd/xd_train",
+        "dtd 1",
+        {},
+        "output/dtd/PromptKD/vit_b16_c2_ep20_batch8_4+4ctx_cross_datasets_0shots/seed1",
+        None,
+    ),
     (
         "promptsrc/few_shot",
         "dtd 4",
@@ -325,3 +334,51 @@ def test_literal_variant_is_the_published_preset():
     assert result.returncode == 0, result.stderr
     capt = next(command for command in commands(result.stdout) if option(command, "--trainer") == "CAPT")
     assert {key: option(capt, f"TRAINER.CAPT.{key}") for key in PUBLISHED} == {k: str(v) for k, v in PUBLISHED.items()}
+
+
+def test_promptkd_tests_base_classes_as_val_and_new_ones_as_test():
+    for script, split in (("base2new_train", "val"), ("base2new_test", "test")):
+        (command,) = commands(dry_run(f"promptkd/{script}", "food101 1", TEACHER_DIR="t", TEACHER="l.pt").stdout)
+        assert option(command, "TEST.SPLIT") == split
+        assert option(command, "DATASET.NUM_SHOTS") == "0"
+        assert option(command, "TRAINER.PROMPTKD.TEACHER_DIR") == "t"
+        assert option(command, "TRAINER.PROMPTKD.TEACHER_NAME") == "l.pt"
+        assert option(command, "TRAINER.PROMPTKD.KD_WEIGHT") is None  # the yaml's 1000
+    (command,) = commands(dry_run("promptkd/base2new_train", "dtd 1").stdout)
+    assert option(command, "TRAINER.PROMPTKD.KD_WEIGHT") == "200.0"
+
+
+def test_a_base_made_elsewhere_is_taken_as_it_is():
+    (only,) = commands(dry_run("capt/base2new_train", "dtd 1", BASE="MaPLe", BASE_DIR="theirs").stdout)
+    assert option(only, "TRAINER.CAPT.BASE.NAME") == "MaPLe"
+    assert option(only, "TRAINER.CAPT.BASE.DIR") == "theirs"
+
+
+@pytest.mark.parametrize("protocol", ["honest", "published"])
+def test_reproduce_chains_teacher_student_and_capt(protocol):
+    result = dry_run("capt/reproduce", f"dtd 2 --protocol {protocol}")
+    assert result.returncode == 0, result.stderr
+    teacher, student, student_new, capt, capt_new = commands(result.stdout)
+    assert [option(c, "--trainer") for c in (teacher, student, capt)] == ["PromptSRC", "PromptKD", "CAPT"]
+    assert option(teacher, "--backbone") == "ViT-L/14"
+    assert option(student, "--backbone") is None
+    run = option(teacher, "--output-dir")
+    assert run.startswith(f"output/reproduce/{protocol}/")
+    assert {option(c, "TRAINER.PROMPTKD.TEACHER_DIR") for c in (student, student_new)} == {run}
+    assert {option(c, "TRAINER.CAPT.BASE.TEACHER_DIR") for c in (capt, capt_new)} == {run}
+    assert (
+        option(capt, "TRAINER.CAPT.BASE.DIR") == option(student, "--output-dir") == option(student_new, "--model-dir")
+    )
+    assert option(capt_new, "--model-dir") == option(capt, "--output-dir")
+    is_published = protocol == "published"
+    assert option(capt, "TRAINER.CAPT.BANK.SHOTS") == ("-1" if is_published else None)
+    assert option(capt, "TRAINER.CAPT.SELECTION") == ("test" if is_published else None)
+    assert {option(c, "TEST.FINAL_MODEL") for c in (student, capt)} == {"best_val" if is_published else None}
+    assert {option(c, "--load-epoch") for c in (student_new, capt_new)} == {None if is_published else "20"}
+    assert ("choose their epoch on the base classes' test images" in result.stdout) == is_published
+
+
+def test_reproduce_knows_two_protocols():
+    result = dry_run("capt/reproduce", "dtd 1 --protocol other")
+    assert result.returncode == 2
+    assert "usage: " in result.stderr
