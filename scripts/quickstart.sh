@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to a table on a CPU: installs into .venv, then runs zero-shot CLIP, CoOp, CoCoOp, MaPLe and CAPT
-# (on zero-shot CLIP and on CoOp) base-to-new on the bundled demo data set, and prints what compare.py makes of them.
+# (on zero-shot CLIP, CoOp and MaPLe) base-to-new on the bundled demo data set, and prints what compare.py makes of them.
 #   bash scripts/quickstart.sh
 # A second call skips what is done. METHODS, SEEDS and OUTPUT may be set as for scripts/run_all.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
@@ -10,7 +10,7 @@ export BACKBONE=assets/glyphs_clip.pt SIZE="(48, 48)" CFG=demo DATA=${DATA:-data
 export SEEDS=${SEEDS:-1} OUTPUT=${OUTPUT:-output/quickstart}
 # The demo CLIP is too small to gain from threads: a second one triples the CPU time and saves none.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-export METHODS=${METHODS:-zsclip coop cocoop maple capt:ZeroshotCLIP capt:CoOp}
+export METHODS=${METHODS:-zsclip coop cocoop maple capt:ZeroshotCLIP capt:CoOp capt:MaPLe}
 if [[ ${DRY_RUN:-0} != 0 ]]; then
     bash scripts/run_all.sh base2new
     echo "${PYTHON:-python} scripts/compare.py $OUTPUT"
