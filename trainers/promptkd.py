@@ -157,6 +157,10 @@ class PromptKD(RunRecordMixin, ClipTrainer):
         with self._testing(split or self.cfg.TEST.SPLIT):
             return super().test(split)
 
+    def _write_record(self, split: str, *args: Any) -> None:
+        """Record the test; what base2novel calls val are the base classes' test images."""
+        super()._write_record("test" if self.cfg.TRAINER.MODAL == "base2novel" else split, *args)
+
     @contextmanager
     def _testing(self, split: str) -> Iterator[None]:
         names: dict[int, Any] = self.evaluator._lab2cname

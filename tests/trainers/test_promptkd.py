@@ -71,6 +71,7 @@ def test_val_asks_for_the_base_classes(files, student):
     more = [*teacher_keys(files, "PROMPTKD"), "DATASET.NUM_SHOTS", 0, "TEST.SPLIT", "val"]
     record = run(files, "PromptKD", "student_base", *more, flags=flags)
     assert record["classnames"] == ["accordion", "airplane", "anchor"]
+    assert record["split"] == "test"  # val is only the loader's name for these test images
     with np.load(files / "student_base" / "predictions.npz") as stored:
         assert stored["probs"].shape[1] == 3
         assert set(stored["labels"]) == {0, 1, 2}
