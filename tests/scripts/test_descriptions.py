@@ -1,0 +1,54 @@
+"""The shipped pair prompts: classes that exist, every side there, nothing that CLIP would cut."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from trainers.capt.prompt_library import PromptLibrary
+from trainers.capt.stock_clip import tokenizer
+
+FOLDER = Path(__file__).resolve().parents[2] / "descriptions"
+SPLITS = {
+    "caltech101": "split_zhou_Caltech101.json",
+    "oxfordpets": "split_zhou_OxfordPets.json",
+    "describabletextures": "split_zhou_DescribableTextures.json",
+    "eurosat": "split_zhou_EuroSAT.json",
+}
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}_pairs.json").read_text())
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_sentences_fit_and_are_found_in_both_orders(name):
+    library = PromptLibrary(FOLDER, name)
+    seen = set()
+    for key, entry in read(name).items():
+        a, b = key.split("||")
+        assert a != b
+        assert frozenset((a, b)) not in seen
+        seen.add(frozenset((a, b)))
+        for side in ("commonality", "difference_a", "difference_b"):
+            assert entry[side]
+            assert all(len(tokenizer.encode(text)) <= 75 for text in entry[side])
+        assert library.prompts(a, b).difference == tuple(entry["difference_a"])
+        assert library.prompts(b, a).difference == tuple(entry["difference_b"])
+
+
+def test_the_readme_counts_them():
+    counts = {
+        m[0]: int(m[1]) for m in re.findall(r"\| `(\w+)_pairs.json` .*\| (\d+) \|", (FOLDER / "README.md").read_text())
+    }
+    assert counts == {name: len(read(name)) for name in SPLITS}
+    assert sum(counts.values()) >= 60
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_names_are_those_of_the_data_set(name, shared_data):
+    split = json.loads(next(shared_data.rglob(SPLITS[name])).read_text())
+    names = {item[2] for part in split.values() for item in part}
+    unknown = {n for key in read(name) for n in key.split("||")} - names
+    assert not unknown
