@@ -27,7 +27,9 @@ PAIRS = [(host, hosts.DASSL) for host in [*hosts.HOSTS, "zhengli97+PromptKD"]]
 PAIRS += [("muzairkhattak+multimodal-prompt-learning", f"{fork}/Dassl.pytorch") for fork in FORKS]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("CAPT_PEERS" not in os.environ, reason="CAPT_PEERS names no folder with copies of repositories"),
+    pytest.mark.skipif(
+        not os.environ.get("CAPT_PEERS"), reason="CAPT_PEERS names no folder with copies of repositories"
+    ),
 ]
 
 
