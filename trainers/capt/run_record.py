@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .confusion_metrics import accuracies, confusion_report
 from .files import write_atomically, write_json
 
-__all__ = ["RunRecordMixin", "code_commit"]
+__all__ = ["RunRecordMixin", "code_commit", "relative_path"]
 
 FORMAT = 1
 
@@ -137,7 +137,7 @@ class RunRecordMixin:
             "labels": labels,
             "predictions": predicted,
             "probs": predictions["probs"],
-            "impaths": np.array([_relative(p, root) for p in predictions["impaths"]]),
+            "impaths": np.array([relative_path(p, root) for p in predictions["impaths"]]),
         }
         if "base_probs" in predictions:
             arrays["base_probs"] = predictions["base_probs"]
@@ -163,7 +163,7 @@ class RunRecordMixin:
         for split in ("train_x", "val"):
             by_class: dict[str, list[str]] = {}
             for item in getattr(self.dm.dataset, split) or []:
-                by_class.setdefault(item.classname, []).append(_relative(item.impath, root))
+                by_class.setdefault(item.classname, []).append(relative_path(item.impath, root))
             sample[split] = by_class
         return sample
 
@@ -184,7 +184,8 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
-def _relative(path: str, root: str) -> str:
+def relative_path(path: str, root: str) -> str:
+    """``path`` from ``root`` on where it lies below it, so that a record survives moving the data."""
     path = os.path.abspath(path)
     return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
 

@@ -28,7 +28,7 @@ from .model import FORMAT, CAPTModel, CAPTOutput
 from .precision import autocast_for, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
 from .prompted_clip import load_prompted_clip
-from .run_record import RunRecordMixin
+from .run_record import RunRecordMixin, relative_path
 from .serving import Serving, keep_pair_features, keep_serving
 from .templates import CUSTOM_TEMPLATES
 
@@ -360,9 +360,7 @@ class CAPT(RunRecordMixin, TrainerX):
             )
 
     def _relative(self, path: str) -> str:
-        root = os.path.abspath(os.path.expanduser(self.cfg.DATASET.ROOT))
-        path = os.path.abspath(path)
-        return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+        return relative_path(path, os.path.abspath(os.path.expanduser(self.cfg.DATASET.ROOT)))
 
     def _protocol(self) -> str:
         node = self.cfg.TRAINER.CAPT.BANK
