@@ -60,7 +60,7 @@ usage() {
 # default_cfg TRAINER PROTOCOL DATASET: the yaml that the paper's numbers were made with
 default_cfg() {
     case $1-$2-$3 in
-        ZeroshotCLIP-*) echo vit_b16 ;;
+        ZeroshotCLIP-* | LinearProbe-* | CLIPAdapter-* | TipAdapter-* | TipAdapterF-*) echo vit_b16 ;;
         CoOp-base2new-imagenet | CoOp-xd-*) echo vit_b16_ep50_ctxv1 ;;
         CoOp-base2new-*) echo vit_b16_ctxv1 ;;
         CoOp-few_shot-*) echo vit_b16 ;;

@@ -4,12 +4,27 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from . import capt, cocoop, coop, independentVL, maple, promptkd, promptsrc, vpt
+from . import (
+    capt,
+    clip_adapter,
+    cocoop,
+    coop,
+    independentVL,
+    linear_probe,
+    maple,
+    promptkd,
+    promptsrc,
+    tip_adapter,
+    vpt,
+)
 from . import zsclip as zsclip  # has nothing to configure
 
 __all__ = ["extend_cfg"]
 
-_WITH_NODE = (capt, coop, cocoop, maple, independentVL, vpt, promptsrc, promptkd)
+_WITH_NODE = (
+    *(capt, coop, cocoop, maple, independentVL, vpt, promptsrc, promptkd),
+    *(linear_probe, clip_adapter, tip_adapter),
+)
 
 
 def extend_cfg(cfg: CfgNode) -> None:

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# CLIP-Adapter, base-to-new: test the model of base2new_train.sh on the new classes.
+#   bash scripts/clipadapter/base2new_test.sh DATASET SEED
+# Variables that change it are listed in scripts/_run.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+base2new_test CLIPAdapter "$@"

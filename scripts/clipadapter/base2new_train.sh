@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# CLIP-Adapter, base-to-new: train on the base classes with SHOTS images each, and test on the base classes.
+#   bash scripts/clipadapter/base2new_train.sh DATASET SEED
+# Variables that change it are listed in scripts/_run.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+base2new_train CLIPAdapter "$@"

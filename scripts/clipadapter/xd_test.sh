@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# CLIP-Adapter, cross-data-set transfer: test the model of xd_train.sh on DATASET.
+#   bash scripts/clipadapter/xd_test.sh DATASET SEED
+# Variables that change it are listed in scripts/_run.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+xd_test CLIPAdapter "$@"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# CLIP-Adapter, cross-data-set transfer: train on all classes of ImageNet (or of DATASET).
+#   bash scripts/clipadapter/xd_train.sh [DATASET] SEED
+# Variables that change it are listed in scripts/_run.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+xd_train CLIPAdapter "$@"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Tip-Adapter-F, few-shot classification on all classes, once per seed.
+#   bash scripts/tipadapterf/few_shot.sh DATASET SHOTS
+# Variables that change it are listed in scripts/_run.sh.
+source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
+few_shot TipAdapterF "$@"
