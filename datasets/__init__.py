@@ -4,6 +4,7 @@ from . import (  # noqa: F401
     caltech101,
     dtd,
     eurosat,
+    fashion_mnist,
     fgvc_aircraft,
     folder,
     food101,

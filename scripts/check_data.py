@@ -49,6 +49,7 @@ PUBLISHED: dict[str, tuple[int, int | None, int | None, int]] = {
     "ImageNetSketch": (1000, None, None, 50_889),
     "ImageNetA": (200, None, None, 7_500),
     "ImageNetR": (200, None, None, 30_000),
+    "FashionMNIST": (10, 5_000, 1_000, 10_000),  # the split of prepare_fashion_mnist.py
 }
 
 

@@ -27,6 +27,7 @@ YAML_NAMES = {
     "imagenet_sketch": "ImageNetSketch",
     "imagenet_a": "ImageNetA",
     "imagenet_r": "ImageNetR",
+    "fashion_mnist": "FashionMNIST",
 }
 
 

@@ -16,6 +16,7 @@ CUSTOM_TEMPLATES: dict[str, str] = {
     "ImageNetSketch": "a photo of a {}.",
     "ImageNetA": "a photo of a {}.",
     "ImageNetR": "a photo of a {}.",
+    "FashionMNIST": "a photo of a {}, a type of clothing.",
     "Glyphs": "a photo of a {}.",
 }
 
