@@ -4,8 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import compat  # noqa: F401
+
 import pytest
 
+from datasets.fashion_mnist import FashionMNIST
 from trainers.capt.prompt_library import PromptLibrary
 from trainers.capt.stock_clip import tokenizer
 
@@ -16,13 +19,20 @@ SPLITS = {
     "describabletextures": "split_zhou_DescribableTextures.json",
     "eurosat": "split_zhou_EuroSAT.json",
 }
+# Sets whose names need no split file.
+NAMES = {"fashionmnist": FashionMNIST.CLASS_NAMES}
+FILES = [*SPLITS, *NAMES]
 
 
 def read(name):
     return json.loads((FOLDER / f"{name}_pairs.json").read_text())
 
 
-@pytest.mark.parametrize("name", SPLITS)
+def unknown(name, classnames):
+    return {n for key in read(name) for n in key.split("||")} - set(classnames)
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_sentences_fit_and_are_found_in_both_orders(name):
     library = PromptLibrary(FOLDER, name)
     seen = set()
@@ -42,13 +52,16 @@ def test_the_readme_counts_them():
     counts = {
         m[0]: int(m[1]) for m in re.findall(r"\| `(\w+)_pairs.json` .*\| (\d+) \|", (FOLDER / "README.md").read_text())
     }
-    assert counts == {name: len(read(name)) for name in SPLITS}
+    assert counts == {name: len(read(name)) for name in FILES}
     assert sum(counts.values()) >= 60
 
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_names_are_those_of_the_data_set(name, shared_data):
     split = json.loads(next(shared_data.rglob(SPLITS[name])).read_text())
-    names = {item[2] for part in split.values() for item in part}
-    unknown = {n for key in read(name) for n in key.split("||")} - names
-    assert not unknown
+    assert not unknown(name, {item[2] for part in split.values() for item in part})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_those_of_the_loader(name):
+    assert not unknown(name, NAMES[name])
