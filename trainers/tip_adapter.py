@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
+from dassl.optim import build_optimizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -16,7 +17,7 @@ from yacs.config import CfgNode
 from .capt.feature_cache import FeatureCache
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
 
-__all__ = ["ShotCache", "TipAdapter", "TipAdapterF", "extend_cfg", "mean_views"]
+__all__ = ["ShotCache", "TipAdapter", "TipAdapterF", "extend_cfg", "fine_tuning_optimizer", "mean_views"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
@@ -37,6 +38,15 @@ def mean_views(cache: FeatureCache) -> tuple[Tensor, Tensor]:
     views = cache.rows.z.unflatten(0, (len(cache), cache.num_views))
     keys = views[:, 1:] if cache.num_views > 1 else views
     return F.normalize(keys.mean(dim=1), dim=-1), cache.rows.label[:: cache.num_views]
+
+
+def fine_tuning_optimizer(adapter: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
+    """OPTIM's optimiser with Tip-Adapter-F's EPS: with the usual one the keys' small gradients count as large ones."""
+    optimizer = build_optimizer(adapter, cfg.OPTIM)
+    for group in optimizer.param_groups:
+        if "eps" in group:
+            group["eps"] = cfg.TRAINER.TIPADAPTERF.EPS
+    return optimizer
 
 
 class ShotCache(FeatureAdapter):
@@ -113,9 +123,5 @@ class TipAdapterF(_TipTrainer):
     is_trained = True
 
     def build_optimizer(self) -> torch.optim.Optimizer:
-        """OPTIM's, with the published EPS: with the usual one the keys' small gradients count as large ones."""
-        optimizer = super().build_optimizer()
-        for group in optimizer.param_groups:
-            if "eps" in group:
-                group["eps"] = self.cfg.TRAINER.TIPADAPTERF.EPS
-        return optimizer
+        """AdamW with the published EPS."""
+        return fine_tuning_optimizer(self.adapter, self.cfg)

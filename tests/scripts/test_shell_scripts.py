@@ -84,6 +84,11 @@ GOLDEN = [
     ("coop/zeroshot", "dtd vit_b16", {}, "output/ZeroshotCLIP/vit_b16/dtd", None),
     ("zsclip/base2new_train", "dtd 1", {}, f"{BASE}/dtd/shots_16/ZeroshotCLIP/vit_b16/seed1", None),
     ("zsclip/base2new_test", "dtd 1", {}, f"{NEW}/dtd/shots_16/ZeroshotCLIP/vit_b16/seed1", None),
+    ("linearprobe/base2new_train", "dtd 1", {}, f"{BASE}/dtd/shots_16/LinearProbe/vit_b16/seed1", None),
+    ("clipadapter/xd_train", "1", {}, "output/imagenet/CLIPAdapter/vit_b16_16shots/seed1", None),
+    ("tipadapter/base2new_test", "dtd 1", {}, f"{NEW}/dtd/shots_16/TipAdapter/vit_b16/seed1", 1),
+    ("tipadapterf/base2new_test", "dtd 1", {}, f"{NEW}/dtd/shots_16/TipAdapterF/vit_b16/seed1", 20),
+    ("tipadapterf/few_shot", "dtd 4", {}, "output/dtd/TipAdapterF/vit_b16_4shots/seed1", None),
     ("capt/base2new_train", "dtd 1", {}, f"{BASE}/dtd/shots_16/CAPT/vit_b16_ep20_on_ZeroshotCLIP/seed1", None),
     ("capt/base2new_test", "dtd 1", {}, f"{NEW}/dtd/shots_16/CAPT/vit_b16_ep20_on_ZeroshotCLIP/seed1", 20),
     ("capt/few_shot", "dtd 4", {"SEEDS": "7"}, "output/dtd/CAPT/vit_b16_ep20_on_ZeroshotCLIP_4shots/seed7", None),
@@ -157,6 +162,7 @@ def test_test_script_reads_what_the_training_script_writes(method, protocol):
 
 def test_every_dry_run_of_a_method_script_starts_train_py():
     folders = ["capt", "cocoop", "coop", "ivlp", "maple", "promptsrc", "vpt", "zsclip"]
+    folders += ["clipadapter", "linearprobe", "tipadapter", "tipadapterf"]
     arguments = {"main": "dtd rn50 end 16 1 False", "eval": "dtd rn50", "zeroshot": "dtd rn50", "few_shot": "dtd 1"}
     for script in sorted(path for folder in folders for path in (ROOT / "scripts" / folder).glob("*2new*.sh")):
         result = dry_run(f"{script.parent.name}/{script.stem}", arguments.get(script.stem, "dtd 1"))

@@ -51,14 +51,17 @@ def build(tmp_path, clip_path):
     return build_one
 
 
-@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT", "PromptSRC"])
+ADAPTERS = ["LinearProbe", "CLIPAdapter", "TipAdapterF"]
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT", "PromptSRC", *ADAPTERS])
 def test_the_checkpoint_of_a_run_gives_its_result(name, build, tmp_path, capsys):
     keys = {"GPA_MEAN": 3} if name == "PromptSRC" else {}
     trainer = build(name, keys)
     trainer.train()
     out = capsys.readouterr().out
     assert "epoch [3/3] batch [3/3]" in out
-    assert ("acc" in out.split("epoch [1/3]")[1].splitlines()[0]) == (name == "CoOp")
+    assert ("acc" in out.split("epoch [1/3]")[1].splitlines()[0]) == (name in ("CoOp", *ADAPTERS))
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     assert record["trainer"] == name
     assert record["num_test"] == 12
