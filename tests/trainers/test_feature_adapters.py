@@ -8,7 +8,9 @@ import pytest
 import tiny
 import torch
 from dassl.utils import save_checkpoint
+from test_cuda_placement import _on_fake_gpu
 from test_whole_runs import NAMES, build  # noqa: F401 - a fixture
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainers.capt.feature_cache import FeatureCache, ViewBatch
 from trainers.clip_adapter import Bottleneck
@@ -110,6 +112,22 @@ def test_without_its_share_the_bottleneck_is_zero_shot():
 def test_the_probe_starts_at_zero_shot_clip(build):  # noqa: F811
     images = tiny.batch()["img"]
     assert torch.equal(build("LinearProbe").model_inference(images), build("ZeroshotCLIP").model_inference(images))
+
+
+def _bottleneck():
+    return Bottleneck(["a", "b"], _random(2, 4, seed=1), SCALE, ratio=0.2)
+
+
+@pytest.mark.parametrize("make", [_moved_probe, _bottleneck, lambda: _filled(is_trained=True)])
+def test_training_and_other_classes_stay_on_the_gpu(make):
+    adapter = make()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _on_fake_gpu(adapter)
+        z, texts = torch.empty(6, 4, device="cuda:0"), torch.empty(3, 4, device="cuda:0")
+        loss = torch.nn.functional.cross_entropy(adapter(z), torch.zeros(6, dtype=torch.long, device="cuda:0"))
+        assert loss.device.type == "cuda"
+        adapter.rows, adapter.text_features = torch.empty(3, dtype=torch.long, device="cuda:0"), texts
+        assert (adapter(z).device.type, tuple(adapter(z).shape)) == ("cuda", (6, 3))
 
 
 # ---------------------------------------------------------------------------------------------------------- runs
