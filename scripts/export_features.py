@@ -24,6 +24,7 @@ for folder in (str(ROOT), str(ROOT / "trainers")):  # the plugin under its insta
         sys.path.insert(0, folder)
 
 from scripts.report.evidence import images_root, trained_folder  # noqa: E402
+from scripts.report.options import add_image_root, add_model_places, model_places  # noqa: E402
 from scripts.report.runs import ReportError, RunData, read_run  # noqa: E402
 
 
@@ -32,7 +33,7 @@ def encode(run: RunData, root: Path, places: np.ndarray, args: argparse.Namespac
     import capt
 
     with contextlib.redirect_stdout(sys.stderr):
-        predictor = capt.load(trained_folder(run.folder), backbone=args.backbone, base_dir=args.base_dir)
+        predictor = capt.load(trained_folder(run.folder), **model_places(args))
     predictor.serve(run.record["classnames"])
     paths = [run.paths[place] for place in places]
     before, after = [], []
@@ -101,12 +102,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="output folder of a CAPT run")
     parser.add_argument("--output", type=Path, help="folder to write to (default: features/ in the run)")
-    parser.add_argument("--images", type=Path, help="folder that image paths start from (default: the run's data root)")
+    add_image_root(parser)
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only test images of these classes")
     parser.add_argument("--num-classes", type=int, default=12, help="classes in the picture (default: 12)")
     parser.add_argument("--no-picture", action="store_true", help="write features.npz alone")
-    parser.add_argument("--backbone", help="CLIP's name or file, where the run's has moved")
-    parser.add_argument("--base-dir", type=Path, help="run folder of the base learner, where it has moved")
+    add_model_places(parser)
     return parser
 
 

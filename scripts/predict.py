@@ -19,8 +19,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT / "trainers") not in sys.path:
-    sys.path.insert(0, str(ROOT / "trainers"))  # the plugin under its installed name, without trainers/__init__.py
+for folder in (str(ROOT), str(ROOT / "trainers")):  # the plugin under its installed name, which needs no Dassl
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+from scripts.report.options import add_model_places, model_places  # noqa: E402
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -131,9 +134,7 @@ def predict(args: argparse.Namespace) -> int:
     import capt
 
     with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answers
-        predictor = capt.load(
-            args.run, device=args.device, epoch=args.epoch, backbone=args.backbone, base_dir=args.base_dir
-        )
+        predictor = capt.load(args.run, device=args.device, epoch=args.epoch, **model_places(args))
     num_answered, rows = 0, []
     for path, found in explanations(args, predictor, paths):
         num_answered += 1
@@ -161,8 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
     parser.add_argument("--batch-size", type=int, default=100, help="images in one pass (default: 100)")
     parser.add_argument("--epoch", type=int, help="epoch of the checkpoint (default: what the run deployed)")
-    parser.add_argument("--backbone", help="CLIP's name or file, where the run's has moved")
-    parser.add_argument("--base-dir", type=Path, help="run folder of the base learner, where it has moved")
+    add_model_places(parser)
     return parser
 
 

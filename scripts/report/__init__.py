@@ -1,1 +1,1 @@
-"""Parts of ``scripts/confusion_report.py``: reading runs, figures, order of classes, pictures, evidence, the page."""
+"""Parts of ``scripts/confusion_report.py``, and what the other scripts about finished runs share with it."""

@@ -43,8 +43,10 @@ def choose_images(run: RunData, pairs: Sequence[PairRow]) -> list[int]:
     return errors
 
 
-def run_content(run: RunData, name: str, evidence: Evidence, chosen: Sequence[int], album: Album) -> dict[str, Any]:
-    """Everything that the page shows of a run, as plain lists and dicts."""
+def run_content(
+    run: RunData, name: str, root: Path, evidence: Evidence, chosen: Sequence[int], album: Album
+) -> dict[str, Any]:
+    """Everything that the page shows of a run, as plain lists and dicts; ``root`` is where image paths start."""
     c, base = run.num_classes, run.base_predictions
     pairs = pair_rows(run.labels, base, run.predictions, c)
     order = order_classes(run.labels, run.probs if run.base_probs is None else run.base_probs)
@@ -54,8 +56,8 @@ def run_content(run: RunData, name: str, evidence: Evidence, chosen: Sequence[in
         *("epoch", "commit", "num_classes", "num_train", "num_test", "accuracy", "mean_per_class_accuracy", "macro_f1"),
         *("confusion", "transductive", "device"),
     )
-    images = [_image(run, place, album) for place in chosen]
-    used, filed = _with_pictures(evidence, [run.paths[place] for place in chosen], album)
+    images = [_image(run, place, root, album) for place in chosen]
+    used, filed = _with_pictures(evidence, [run.paths[place] for place in chosen], root, album)
     return {
         "name": name,
         "folder": str(run.folder),
@@ -78,7 +80,7 @@ def run_content(run: RunData, name: str, evidence: Evidence, chosen: Sequence[in
     }
 
 
-def _image(run: RunData, place: int, album: Album) -> list[Any]:
+def _image(run: RunData, place: int, root: Path, album: Album) -> list[Any]:
     """``[path, label, before, p, after, p, thumbnail]``; before and its p None where there is no base model."""
     after = int(run.probs[place].argmax())
     row = [run.paths[place], int(run.labels[place])]
@@ -87,13 +89,15 @@ def _image(run: RunData, place: int, album: Album) -> list[Any]:
     else:
         before = int(run.base_probs[place].argmax())
         row += [before, round(float(run.base_probs[place, before]), 3)]
-    return [*row, after, round(float(run.probs[place, after]), 3), album.add(run.paths[place])]
+    return [*row, after, round(float(run.probs[place, after]), 3), album.add(root / run.paths[place])]
 
 
-def _with_pictures(evidence: Evidence, paths: Sequence[str], album: Album) -> tuple[dict, dict]:
-    filed = {pair: [[*entry, album.add(entry[0])] for entry in entries] for pair, entries in evidence.filed.items()}
+def _with_pictures(evidence: Evidence, paths: Sequence[str], root: Path, album: Album) -> tuple[dict, dict]:
+    filed = {
+        pair: [[*entry, album.add(root / entry[0])] for entry in entries] for pair, entries in evidence.filed.items()
+    }
     used = {
-        path: [[*entry, album.add(entry[0])] for entry in evidence.used[path]]
+        path: [[*entry, album.add(root / entry[0])] for entry in evidence.used[path]]
         for path in paths
         if evidence.used.get(path)
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -16,20 +15,20 @@ class Album:
     """Thumbnails of the images of one page.
 
     Args:
-        root: folder that image paths are relative to.
         budget: bytes that all thumbnails together may take in the page.
         side: longer side of a thumbnail in pixels.
     """
 
-    def __init__(self, root: Path, budget: int, side: int = 80):
-        self.root, self.budget, self.side = root, budget, side
+    def __init__(self, budget: int, side: int = 80):
+        self.budget, self.side = budget, side
         self.uris: list[str] = []
         self.missing: set[str] = set()  # files that are not there or cannot be read
         self.refused: set[str] = set()  # files beyond the budget
         self._place: dict[str, int] = {}
 
-    def add(self, path: str) -> int:
+    def add(self, file: Path) -> int:
         """Place of the image's thumbnail in :attr:`uris`; -1 where it has none."""
+        path = str(file)
         if path in self._place:
             return self._place[path]
         if path in self.missing or path in self.refused:
@@ -38,7 +37,7 @@ class Album:
             self.refused.add(path)
             return -1
         try:
-            uri = self._uri(os.path.join(self.root, path))
+            uri = self._uri(path)
         except Exception:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
             self.missing.add(path)
             return -1
