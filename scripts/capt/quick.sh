@@ -26,12 +26,17 @@ runs=()
 for seed in $SEEDS; do
     runs+=("$OUTPUT/folder/CAPT/${TAG}_${SHOTS}shots/seed$seed")
 done
-for command in "scripts/compare.py $OUTPUT" "scripts/confusion_report.py ${runs[*]} --images $DATA --output $OUTPUT/report"; do
-    echo "$PYTHON $command"
-done
+show() {
+    printf '%q ' "$@"
+    echo
+}
+compare=("$PYTHON" scripts/compare.py "$OUTPUT")
+report=("$PYTHON" scripts/confusion_report.py "${runs[@]}" --images "$DATA" --output "$OUTPUT/report")
+show "${compare[@]}"
+show "${report[@]}"
 dry && exit
-"$PYTHON" scripts/compare.py "$OUTPUT"
-"$PYTHON" scripts/confusion_report.py "${runs[@]}" --images "$DATA" --output "$OUTPUT/report"
+"${compare[@]}"
+"${report[@]}"
 echo
 echo "Report: $OUTPUT/report/report.html"
-echo "Predict: $PYTHON scripts/predict.py --run ${runs[0]} IMAGE_OR_FOLDER..."
+echo "Predict: $(show "$PYTHON" scripts/predict.py --run "${runs[0]}")IMAGE_OR_FOLDER..."

@@ -30,6 +30,38 @@ def python(*command, cwd, status=0, **env):
     return result
 
 
+# train.py as it is, but the logits of the test that ends the run are kept
+TRAIN_AND_KEEP_LOGITS = """
+import sys
+sys.path.insert(0, {root!r})
+import train
+import numpy as np, torch
+from trainers.capt import CAPT
+kept, inference = [], CAPT.inference
+def keep(self, images):
+    logits, base_logits = inference(self, images)
+    kept.append(torch.stack([logits, base_logits]).float().cpu())
+    return logits, base_logits
+CAPT.inference = keep
+assert train.main(sys.argv[1:]) == 0
+np.savez("{run}_logits.npz", **dict(zip(("logits", "base_logits"), torch.cat(kept, dim=1).numpy(), strict=True)))
+"""
+
+
+def train_command(trainer, config, run, *options):
+    files = ["--dataset-config-file", ROOT / "configs/datasets/folder.yaml"]
+    files += ["--config-file", ROOT / f"configs/trainers/{trainer}/{config}.yaml"]
+    flags = ["--root", "photos", "--seed", 1, "--trainer", trainer, "--backbone", "clip.pt", "--output-dir", run]
+    quick = ["INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", 0, "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 4]
+    return [*files, *flags, *quick, *options]
+
+
+def train_capt(folder, run, *options):
+    """Train CAPT into ``folder/run``; the logits of its test go to ``<run>_logits.npz``."""
+    code = TRAIN_AND_KEEP_LOGITS.format(root=str(ROOT), run=run)
+    python("-c", code, *train_command("CAPT", "vit_b16_ep20", run, "TRAINER.CAPT.PREC", "fp32", *options), cwd=folder)
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A folder of pictures, a small CLIP, and a CAPT trained on them for one epoch."""
@@ -37,13 +69,7 @@ def own(tmp_path_factory):
     tiny_capt.draw_pictures(folder / "photos", CLASSES, 10)
     torch.save(tiny_capt.clip_state(), folder / "clip.pt")
     (folder / "photos" / "template.txt").write_text("a drawing of a {}.")
-    options = ["INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", 0, "OPTIM.MAX_EPOCH", 1, "TRAINER.CAPT.PREC", "fp32"]
-    flags = ["--root", "photos", "--seed", 1, "--trainer", "CAPT", "--backbone", "clip.pt", "--output-dir", "run"]
-    files = [
-        *("--dataset-config-file", ROOT / "configs/datasets/folder.yaml"),
-        *("--config-file", ROOT / "configs/trainers/CAPT/vit_b16_ep20.yaml"),
-    ]
-    python(ROOT / "train.py", *flags, *files, *options, "DATASET.NUM_SHOTS", 4, cwd=folder)
+    train_capt(folder, "run")
     return folder
 
 
@@ -53,10 +79,14 @@ sys.path.insert(0, {trainers!r})
 import capt
 run = capt.load("run")
 import numpy as np
-found = np.load("run/predictions.npz")
+found, told = np.load("run/predictions.npz"), np.load("run_logits.npz")
 paths = ["photos/" + path for path in found["impaths"]]
-probs = run.logits(paths, batch_size=100).softmax(-1).numpy()
-assert np.abs(probs - found["probs"]).max() <= 1e-6, np.abs(probs - found["probs"]).max()
+assert told["logits"].shape == found["probs"].shape and np.ptp(told["logits"]) > 0.1
+own = [(output.logits.numpy(), output.base_logits.numpy()) for _, output in run.batches(paths, batch_size=100)]
+logits, base_logits = (np.concatenate(part) for part in zip(*own))
+for mine, kept in ((logits, told["logits"]), (base_logits, told["base_logits"])):
+    assert np.abs(mine - kept).max() <= 1e-6, np.abs(mine - kept).max()
+assert np.array_equal(run.logits(paths).numpy(), logits)
 other = run.predict(paths[:2], class_names=["cup", "zebra", "sea view"], top_k=2)
 assert [len(p.class_names) for p in other] == [2, 2] and set(other[0].class_names) <= {{"cup", "zebra", "sea view"}}
 again = run.predict(paths[0])[0]  # back to the run's own classes
@@ -67,8 +97,22 @@ assert not [name for name in sys.modules if name.split(".")[0] == "dassl"]
 
 
 def test_load_gives_the_trainers_logits_and_never_imports_dassl(own):
+    """Of the test that ended the training, in another process, to 1e-6; so do the probabilities that the run keeps."""
     code = LOAD.format(trainers=str(ROOT / "trainers"), classes=sorted(CLASSES))
     python("-c", code, cwd=own)
+    kept, found = np.load(own / "run_logits.npz"), np.load(own / "run/predictions.npz")
+    for logits, probs in (("logits", "probs"), ("base_logits", "base_probs")):
+        np.testing.assert_allclose(torch.from_numpy(kept[logits]).softmax(-1), found[probs], atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["CoOp", "MaPLe"])
+def test_load_gives_the_trainers_logits_on_a_learned_base(own, base, tmp_path):
+    shutil.copytree(own / "photos", tmp_path / "photos")
+    shutil.copyfile(own / "clip.pt", tmp_path / "clip.pt")
+    python(ROOT / "train.py", *train_command(base, "demo", "base"), cwd=tmp_path)
+    train_capt(tmp_path, "run", "TRAINER.CAPT.BASE.NAME", base, "TRAINER.CAPT.BASE.DIR", "base")
+    assert json.loads((tmp_path / "run/results.json").read_text())["base"] == base
+    python("-c", LOAD.format(trainers=str(ROOT / "trainers"), classes=sorted(CLASSES)), cwd=tmp_path)
 
 
 def test_a_moved_run_is_loaded_from_anywhere(own, tmp_path):
