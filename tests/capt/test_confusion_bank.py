@@ -19,12 +19,12 @@ NAMES = ["cup", "jug", "vase"]
 
 def judged(rows, label, feature=None, **more):
     feature = torch.eye(len(rows)) if feature is None else feature
-    return JudgedViews.of(torch.tensor(rows), torch.tensor(label), feature, **more)
+    return JudgedViews.of(torch.tensor(rows), torch.tensor(label), feature, **{"cls": feature, **more})
 
 
 @pytest.fixture
 def hand_bank():
-    """Six images; five are confused: cells (0,1) twice, (1,0) twice, (2,0) once."""
+    """Six images; five are confused: cells (0,1) twice, (1,0) twice, (2,0) once. Their class tokens' mean is (3, 1)."""
     rows = [
         [0.2, 0.7, 0.1],
         [0.1, 0.6, 0.3],
@@ -33,8 +33,8 @@ def hand_bank():
         [0.6, 0.1, 0.3],
         [0.8, 0.1, 0.1],
     ]
-    feature = normalize(torch.tensor([[1.0, 0], [1, 1], [0, 1], [-1, 0], [0, -1], [1, -1]]), dim=-1)
-    views = judged(rows, [0, 0, 1, 1, 2, 0], feature)
+    cls = torch.tensor([[1.0, 0], [1, 1], [-1, 2], [-1, 0], [0, -3], [1, -1]]) + torch.tensor([3.0, 1])
+    views = judged(rows, [0, 0, 1, 1, 2, 0], cls=cls)
     return ConfusionBank.build(NAMES, [f"{i}.png" for i in range(6)], [views], fingerprint={"seed": 1})
 
 
@@ -87,13 +87,14 @@ def test_intensity():
 # Retrieval
 
 
-def retrieve(bank, z, target, partners, own=-1, k=2):
-    z = normalize(torch.tensor([z]), dim=-1)
-    return bank.retrieve(z, torch.tensor([target]), torch.tensor([partners]), torch.tensor([own]), k)
+def retrieve(bank, direction, target, partners, own=-1, k=2):
+    """For a query whose class token lies in this direction from the bank's mean."""
+    cls = bank.center + torch.tensor([direction])
+    return bank.retrieve(cls, torch.tensor([target]), torch.tensor([partners]), torch.tensor([own]), k)
 
 
 def test_retrieval_by_hand(hand_bank):
-    found = retrieve(hand_bank, [1.0, 0.0], 0, [1])  # pair {0, 1}: entries 0 to 3 with cosines 1, .71, 0, -1
+    found = retrieve(hand_bank, [1.0, 0.0], 0, [1])  # pair {0, 1}: entries 0 to 3 with cosines 1, .71, -.45, -1
     assert found.entry.tolist() == [[0, 1]]
     torch.testing.assert_close(found.similarity, torch.tensor([[1, 0.5**0.5]]))
     assert found.valid.all()
@@ -114,19 +115,19 @@ def test_near_misses_are_entries_but_no_errors():
     assert len(ConfusionBank.build(NAMES, list("abc"), [views], near_misses=0.0)) == 3
 
 
-def test_pairs_of_two_partners(hand_bank):
-    query = normalize(torch.tensor([[1.0, 0]]), dim=-1)
-    args = (query, torch.tensor([2]), torch.tensor([[0, 1]]), torch.tensor([-1]), 9)
+def test_by_label_the_rival_does_not_matter(hand_bank):
+    query = torch.tensor([[1.0, 0]])
+    args = (query, torch.tensor([2]), torch.tensor([[0]]), torch.tensor([-1]), 9)
     assert sorted(hand_bank.retrieve(*args).entry[0].tolist()) == [4] + [5] * 8  # {2, 0} only; 5 is padding
-    among = hand_bank.retrieve(*args, among_partners=True)
-    assert sorted(among.entry[0][among.valid[0]].tolist()) == [0, 1, 2, 3, 4]  # and {0, 1}
+    by_label = hand_bank.retrieve(*args, by_label=True)
+    assert sorted(by_label.entry[0][by_label.valid[0]].tolist()) == [0, 1, 4]  # and what is 0 and torn with 1
 
 
 def test_own_image_is_left_out_in_every_view():
     rows = [[0.2, 0.7, 0.1]] * 3
     views = judged(rows, [0, 0, 0], tiny_capt.unit(1, 2).expand(3, -1), index=torch.tensor([0, 0, 1]))
     bank = ConfusionBank.build(NAMES, ["a", "b"], [views])
-    found = bank.retrieve(bank.entries.feature[:1], *map(torch.tensor, ([0], [[1]], [0])), 3)
+    found = bank.retrieve(bank.entries.cls[:1], *map(torch.tensor, ([0], [[1]], [0])), 3)
     assert found.entry.tolist() == [[2, 3, 3]]
     assert found.valid.tolist() == [[True, False, False]]
 
@@ -167,14 +168,19 @@ def test_retrieval_against_a_loop(seed, num_classes, num_pairs, k):
     rows = torch.rand(15, num_classes, generator=source).softmax(-1)
     label = torch.randint(num_classes, (15,), generator=source)
     index = torch.randint(8, (15,), generator=source)
-    views = JudgedViews.of(rows, label, tiny_capt.unit(15, 6, seed=seed), index=index)
+    views = JudgedViews.of(rows, label, tiny_capt.unit(15, 4), index=index, cls=tiny_capt.unit(15, 6, seed=seed))
     bank = ConfusionBank.build([str(c) for c in range(num_classes)], [str(i) for i in range(8)], [views])
-    z = tiny_capt.unit(4, 6, seed=seed + 1)
+    cls = tiny_capt.unit(4, 6, seed=seed + 1)
     target = torch.randint(-1, num_classes, (4,), generator=source)
     partners = torch.randint(-1, num_classes, (4, num_pairs), generator=source)
     own = torch.randint(-1, 8, (4,), generator=source)
-    found = bank.retrieve(z, target, partners, own, k)
+    found = bank.retrieve(cls, target, partners, own, k)
     e = bank.entries
+    mean = e.cls[:-1].double().mean(0)
+
+    def alike(b, m):
+        return float(normalize(cls[b].double() - mean, dim=-1) @ normalize(e.cls[m].double() - mean, dim=-1))
+
     for b in range(4):
         fits = [
             m
@@ -186,12 +192,12 @@ def test_retrieval_against_a_loop(seed, num_classes, num_pairs, k):
             )
             and int(e.index[m]) != int(own[b])
         ]
-        fits.sort(key=lambda m: -float(z[b].double() @ e.feature[m].double()))
+        fits.sort(key=lambda m: -alike(b, m))
         got = found.entry[b][found.valid[b]].tolist()
         assert len(got) == min(k, len(fits))
-        assert {round(float(z[b] @ e.feature[m]), 4) for m in got} == {
-            round(float(z[b] @ e.feature[m]), 4) for m in fits[:k]
-        }
+        torch.testing.assert_close(
+            found.similarity[b][found.valid[b]].tolist(), [alike(b, m) for m in fits[:k]], atol=1e-5, rtol=0
+        )
 
 
 # Names
@@ -288,11 +294,12 @@ def test_damaged_file(hand_bank, tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_newer_format(hand_bank, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainers.capt.confusion_bank.FORMAT", 7)
+@pytest.mark.parametrize(("number", "fix"), [(7, "update this code"), (1, "train CAPT again")])
+def test_other_formats(hand_bank, tmp_path, monkeypatch, number, fix):
+    monkeypatch.setattr("trainers.capt.confusion_bank.FORMAT", number)
     hand_bank.save(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="has format 7, this code reads up to 1; update it"):
+    with pytest.raises(ValueError, match=f"has format {number}, this code reads format 2; {fix}"):
         ConfusionBank.load(tmp_path / FILE)
 
 

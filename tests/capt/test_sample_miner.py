@@ -105,18 +105,18 @@ def mine(base, bank, own=None, k=3, num=4, shape_seed=0):
     c = torch.linspace(0.2, 1, num)
     texts = base.encode_classes(bank.classnames)
     to_bank = torch.arange(bank.num_classes)
-    return miner, c, miner(z, cls, tokens, c, pairs, base.project, bank, to_bank, texts, own), (z, cls, tokens, texts)
+    return miner, c, miner(cls, tokens, c, pairs, base.project, bank, to_bank, texts, own), (cls, tokens, texts)
 
 
 def test_u_is_the_projected_class_token(base, bank):
-    miner, c, samples, (_, cls, tokens, _) = mine(base, bank)
+    miner, c, samples, (cls, tokens, _) = mine(base, bank)
     visual = base.prompted.clip.visual
     expected = normalize(visual.ln_post(miner.adapter(cls, tokens, c)) @ visual.proj, dim=-1)
     torch.testing.assert_close(samples.u, expected)
 
 
 def test_representatives_are_the_banks_entries(base, bank):
-    miner, _, samples, (z, _, _, texts) = mine(base, bank)
+    miner, _, samples, (cls, _, texts) = mine(base, bank)
     e = bank.entries
     assert samples.valid.any()
     for b, k in samples.valid.nonzero().tolist():
@@ -125,7 +125,8 @@ def test_representatives_are_the_banks_entries(base, bank):
         torch.testing.assert_close(samples.features[b, k], expected[0], rtol=1e-5, atol=1e-6)
         correction = texts[e.label[m]] - texts[e.pseudo_label[m]]
         torch.testing.assert_close(samples.corrections[b, k], correction)
-        torch.testing.assert_close(samples.similarity[b, k], z[b] @ e.feature[m], rtol=1e-5, atol=1e-6)
+        alike = torch.nn.functional.cosine_similarity(cls[b] - bank.center, e.cls[m] - bank.center, dim=0)
+        torch.testing.assert_close(samples.similarity[b, k], alike, rtol=1e-5, atol=1e-5)
         assert samples.label[b, k] == e.label[m]
 
 
@@ -154,7 +155,7 @@ def test_without_a_bank(base):
     miner = SampleConfusionMiner(tiny_capt.make_model(base).sample_miner.adapter, 3)
     z, cls, tokens = tiny_capt.encode(base, tiny_capt.images(2))
     pairs = mine_pairs(base.logits(z).softmax(-1), torch.zeros(5, 5), 2)
-    samples = miner(z, cls, tokens, torch.ones(2), pairs, base.project, None, None, None, torch.full((2,), -1))
+    samples = miner(cls, tokens, torch.ones(2), pairs, base.project, None, None, None, torch.full((2,), -1))
     assert not samples.valid.any()
     assert samples.features.shape == samples.corrections.shape == (2, 3, 64)
     assert not samples.features.any()

@@ -24,7 +24,7 @@ PUBLISHED: dict[str, Any] = {
     "BANK.AT_TEST": False,
     "BANK.VIEWS": 1,
     "BANK.NEAR_MISSES": 2.0,
-    "SAM.AMONG_PARTNERS": False,
+    "SAM.BY_LABEL": False,
     "MGDE.CORRECTIONS": False,
     "MGDE.EVIDENCE_GATE": False,
     "MGDE.BETA": 1.0,
@@ -71,7 +71,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Semantic Confusion Miner (P 3.2, Eq. 7).
     node.SEM = CfgNode()
     node.SEM.ON = True  # False: the expert sees no prompt features
-    node.SEM.NUM_PAIRS = 5  # k, mined pairs a query, >= 1
+    node.SEM.NUM_PAIRS = 3  # k, mined pairs a query, >= 1
     node.SEM.SYMMETRIC = False  # also count n[t, j] in Eq. 7 (D)
     node.SEM.PROMPTS = "descriptions"  # folder of prompt files; pairs without any get templates
 
@@ -79,7 +79,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SAM = CfgNode()
     node.SAM.ON = True  # False: no representatives, no adapter
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
-    node.SAM.AMONG_PARTNERS = True  # also retrieve entries of the pairs of two mined partners (D)
+    node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
     node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
     node.SAM.GAMMA = 0.5  # gamma, >= 0
 
@@ -91,7 +91,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.DROPOUT = 0.3  # in the experts, [0, 1) (R: 0.3)
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
     node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
-    node.MGDE.SHARPNESS = 10.0  # b of exp(-b (1 - cos)), > 0; learned from there (D)
+    node.MGDE.SHARPNESS = 7.0  # b of exp(-b (1 - cos)), > 0 (D)
+    node.MGDE.GAIN = 0.3  # a, how far the corrections move z, >= 0 (D)
     node.MGDE.CORRECTIONS = True  # representatives pull from their rival's text to their label's (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
 
@@ -113,7 +114,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         num_pairs=node.SEM.NUM_PAIRS,
         symmetric=node.SEM.SYMMETRIC,
         num_representatives=node.SAM.NUM_REPRESENTATIVES,
-        among_partners=node.SAM.AMONG_PARTNERS,
+        by_label=node.SAM.BY_LABEL,
         alpha=node.SAM.ALPHA,
         gamma=node.SAM.GAMMA,
         hidden_ratio=node.MGDE.HIDDEN_RATIO,
@@ -121,6 +122,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         dropout=node.MGDE.DROPOUT,
         beta=node.MGDE.BETA,
         sharpness=node.MGDE.SHARPNESS,
+        gain=node.MGDE.GAIN,
         gate_by_evidence=node.MGDE.EVIDENCE_GATE and node.SAM.ON,  # all evidence comes from the samples
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
@@ -181,7 +183,9 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("MGDE.CENTROIDS", mgde.CENTROIDS, 0),
         positive("MGDE.BETA", mgde.BETA),
         positive("MGDE.SHARPNESS", mgde.SHARPNESS),
+        at_least("MGDE.GAIN", mgde.GAIN, 0),
         at_least("LOSS.CONFUSE", loss.CONFUSE, 0),
+        ("LOSS.CONFUSE", loss.CONFUSE, loss.CONFUSE > 0 or mgde.ON, "above 0 where MGDE.ON is False"),
         at_least("LOSS.BALANCE", loss.BALANCE, 0),
         at_least("LOSS.KEEP", loss.KEEP, 0),
         at_least("CACHE.VIEWS", node.CACHE.VIEWS, 0),

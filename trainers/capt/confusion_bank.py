@@ -12,6 +12,9 @@ Rows are ground truth, columns the class an image was taken for:
 The bank knows tensors, not trainers. Its entries are rows of tensors on one device, with one row of zeros behind the
 last entry: what a query cannot fill points there, so that no shape depends on what was found.
 
+Images resemble each other by their class tokens, which hold more of what is seen than the joint space keeps of it, less
+the mean of all entries, which all images have in common (D).
+
 Shapes: C classes, M entries, B queries, P mined pairs a query, K representatives, D joint width, N patches, Dv width.
 """
 
@@ -27,12 +30,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 from .files import write_atomically, write_json
 
 __all__ = ["BankMismatchError", "ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 
-FORMAT = 1
+FORMAT = 2  # 2 keeps the class tokens
 FILE = "confusion_bank.safetensors"
 FEATURES_SUFFIX = ".bank.safetensors"
 
@@ -41,8 +45,8 @@ class BankMismatchError(ValueError):
     """A stored bank was built for another run."""
 
 
-class _NewerFormatError(ValueError):
-    """A file that later code wrote."""
+class _OtherFormatError(ValueError):
+    """A file that earlier or later code wrote."""
 
 
 def confusion_intensity(probs: Tensor) -> Tensor:
@@ -63,7 +67,7 @@ class JudgedViews:
         index: ``(M,)`` position of the image in the data source.
         view: ``(M,)`` which view of the image.
         feature: ``(M, D)`` normalised image feature z of the base model.
-        cls: ``(M, Dv)`` class token; width 0 where no tokens are kept.
+        cls: ``(M, Dv)`` class token; width 0 for a ResNet.
         tokens: ``(M, N, Dv)`` patch tokens; N 0 where none are kept.
     """
 
@@ -95,7 +99,7 @@ class Retrieved:
     Attributes:
         entry: ``(B, K)`` int64 rows of the bank; the padding row where ``valid`` is False.
         valid: ``(B, K)`` bool.
-        similarity: ``(B, K)`` cosine to the query; 0 where not valid.
+        similarity: ``(B, K)`` cosine of the centred class tokens; 0 where not valid.
     """
 
     entry: Tensor
@@ -126,7 +130,7 @@ class _Entries:
         return {name: value[:-1] for name, value in self.named().items()}
 
     def without_tokens(self) -> dict[str, Tensor]:
-        return {name: value[:-1] for name, value in self.named().items() if name not in ("cls", "tokens")}
+        return {name: value[:-1] for name, value in self.named().items() if name != "tokens"}
 
     @classmethod
     def padded(cls, rows: dict[str, Tensor]) -> _Entries:
@@ -164,6 +168,9 @@ class ConfusionBank:
         self.fingerprint = dict(fingerprint or {})
         # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
         self.confusion_features: Tensor | None = None
+        # What all images have in common says nothing of which two are alike.
+        self.center = entries.cls[:-1].float().sum(dim=0) / max(1, len(self))  # (Dv,)
+        self.keys = normalize(entries.cls.float() - self.center, dim=-1)  # (M+1, Dv)
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -287,35 +294,35 @@ class ConfusionBank:
 
     def retrieve(
         self,
-        z: Tensor,
+        cls: Tensor,
         target: Tensor,
         partners: Tensor,
         query_index: Tensor,
         num_representatives: int,
-        among_partners: bool = False,
+        by_label: bool = False,
     ) -> Retrieved:
         """The entries of the mined pairs that are nearest to the query (Eq. 8), never one of the query's own image.
 
         An entry belongs to the pair {t, j} if {label, rival} = {t, j}; a confused view's rival is its pseudo-label.
 
         Args:
-            z: ``(B, D)`` normalised query features.
+            cls: ``(B, Dv)`` class tokens of the queries.
             target: ``(B,)`` t as this bank's class index; -1 where the bank does not know the class.
             partners: ``(B, P)`` j likewise; -1 also for an unused place.
             query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
             num_representatives: K.
-            among_partners: also entries of the pairs {j, j'} of two partners (D).
+            by_label: the entries labelled t or j instead, whatever they are torn with (D).
         """
         entries, num_classes = self.entries, self.num_classes
         mined = torch.cat([target.unsqueeze(1), partners], dim=1)  # (B, P+1)
-        member = torch.zeros(len(z), num_classes + 1, dtype=torch.bool, device=z.device)
+        member = torch.zeros(len(cls), num_classes + 1, dtype=torch.bool, device=cls.device)
         member = member.scatter(1, torch.where(mined < 0, num_classes, mined), True)[:, :num_classes]
         label, rival = entries.label.clamp_min(0), entries.rival.clamp_min(0)
-        eligible = member[:, label] & member[:, rival] & (entries.label >= 0)  # (B, M+1)
-        if not among_partners:
-            eligible &= (label == target.unsqueeze(1)) | (rival == target.unsqueeze(1))
+        eligible = member[:, label] & (entries.label >= 0)  # (B, M+1)
+        if not by_label:
+            eligible &= member[:, rival] & ((label == target.unsqueeze(1)) | (rival == target.unsqueeze(1)))
         is_own = (query_index.unsqueeze(1) == entries.index) & (query_index.unsqueeze(1) >= 0)
-        similarity = z.float() @ entries.feature.float().t()  # (B, M+1)
+        similarity = normalize(cls.float() - self.center, dim=-1) @ self.keys.t()  # (B, M+1)
         k = min(num_representatives, similarity.shape[1])
         top, entry = similarity.masked_fill(~eligible | is_own, -torch.inf).topk(k, dim=1)
         valid = top > -torch.inf
@@ -325,7 +332,6 @@ class ConfusionBank:
     def _widen(self, found: Retrieved, extra: int) -> Retrieved:
         if extra <= 0:
             return found
-        pad = torch.nn.functional.pad
         entry = pad(found.entry, (0, extra), value=len(self))
         return Retrieved(entry, pad(found.valid, (0, extra)), pad(found.similarity, (0, extra)))
 
@@ -374,7 +380,6 @@ class ConfusionBank:
         """The bank that :meth:`state_dict` came from, but for the tokens."""
         rows = dict(state)
         counts = rows.pop("counts")
-        rows["cls"] = rows["feature"].new_zeros(len(rows["label"]), 0)
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
 
@@ -414,12 +419,13 @@ class ConfusionBank:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 description = json.loads((file.metadata() or {})["confusion_bank"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if description["format"] > FORMAT:
-                newer = f'"{path}" has format {description["format"]}, this code reads up to {FORMAT}; update it'
-                raise _NewerFormatError(newer)
+            if description["format"] != FORMAT:
+                fix = "update this code" if description["format"] > FORMAT else "train CAPT again"
+                other = f'"{path}" has format {description["format"]}, this code reads format {FORMAT}; {fix}'
+                raise _OtherFormatError(other)
             about = (description[key] for key in ("classnames", "paths", "fingerprint"))
             return cls.from_state_dict(state, *about)
-        except _NewerFormatError:
+        except _OtherFormatError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]

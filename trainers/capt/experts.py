@@ -122,7 +122,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
 
     Every representative contributes its correction vector, the text feature of its label minus that of its rival,
     by its similarity to the query (D). It counts no classes, so it serves classes never trained on.
-    The last projection and the gain of the corrections start at zero: before the first step z' is z.
+    The last projection starts at zero: before the first step z' is z and the corrections.
 
     Args:
         dim: D.
@@ -131,7 +131,9 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         top_k: experts a query is routed to.
         dropout: inside the experts.
         beta: scale of the experts' residual, z' = norm(z + beta r + corrections).
-        sharpness: b of the weights exp(-b (1 - cos)) that representatives enter with; learned from there.
+        sharpness: b of the weights exp(-b (1 - cos)) that representatives enter with.
+        gain: a, how far the corrections move z. Neither a nor b is learned: cross-entropy on the shots drives them to
+            where the corrections change next to no answer, docs/ABLATIONS.md has the figures (D).
         gate_by_evidence: scale the experts' residual by the bank's evidence, so that they are silent where the bank
             knows nothing of a pair (D).
         use_mixture: False leaves only the corrections, the part without a network.
@@ -146,7 +148,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         top_k: int = 2,
         dropout: float = 0.3,
         beta: float = 0.1,
-        sharpness: float = 10.0,
+        sharpness: float = 7.0,
+        gain: float = 0.3,
         gate_by_evidence: bool = True,
         use_mixture: bool = True,
         use_corrections: bool = True,
@@ -154,8 +157,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         super().__init__()
         self.beta = beta
         self.gate_by_evidence = gate_by_evidence
-        self.log_sharpness = nn.Parameter(torch.tensor(float(sharpness)).log())
-        self.correction_gain = nn.Parameter(torch.zeros(())) if use_corrections else None
+        self.sharpness = sharpness
+        self.gain = gain if use_corrections else 0.0
         self.mixture = _Mixture(dim, num_heads, hidden_ratio, top_k, dropout) if use_mixture else None
 
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> Refinement:
@@ -171,8 +174,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             affinity = self._affinity(samples)  # (B, K)
             support = affinity.sum(dim=1)
             evidence = support / (1 + support)
-            if self.correction_gain is not None:
-                correction = self.correction_gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
+            if self.gain:
+                correction = self.gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
         residual, gates = torch.zeros_like(z), None
         if self.mixture is not None:
             r, gates = self.mixture(z, pairs, samples)
@@ -184,7 +187,7 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
 
     def _affinity(self, samples: SampleSet) -> Tensor:
         """exp(-b (1 - cos)) ``(B, K)`` of the representatives, 0 where not valid."""
-        return (-self.log_sharpness.exp() * (1 - samples.similarity)).exp() * samples.valid
+        return (-self.sharpness * (1 - samples.similarity)).exp() * samples.valid
 
 
 class _Mixture(nn.Module):

@@ -34,17 +34,18 @@ FORMAT = 1
 class CAPTSettings:
     """Sizes, switches and weights; :mod:`.config` explains each and holds the defaults in use."""
 
-    num_pairs: int = 5
+    num_pairs: int = 3
     symmetric: bool = False
     num_representatives: int = 8
-    among_partners: bool = True
+    by_label: bool = True
     alpha: float = 5.0
     gamma: float = 0.5
     hidden_ratio: int = 4
     top_k: int = 2
     dropout: float = 0.3
     beta: float = 0.1
-    sharpness: float = 10.0
+    sharpness: float = 7.0
+    gain: float = 0.3
     gate_by_evidence: bool = True
     use_sem: bool = True
     use_sam: bool = True
@@ -119,7 +120,7 @@ class CAPTModel(nn.Module):
             adapter.start_from(clip.clip.visual.transformer.resblocks[-1])
         self.sample_miner = None
         if settings.use_sam:
-            self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.among_partners)
+            self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.by_label)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
             max(1, base.embed_dim // 64),
@@ -128,6 +129,7 @@ class CAPTModel(nn.Module):
             settings.dropout,
             settings.beta,
             settings.sharpness,
+            settings.gain,
             settings.gate_by_evidence,
             settings.use_mgde,
             settings.use_corrections,
@@ -202,7 +204,6 @@ class CAPTModel(nn.Module):
         samples = None
         if self.sample_miner is not None:
             samples = self.sample_miner(
-                z,
                 cls,
                 tokens,
                 confusion_intensity(probs),

@@ -27,7 +27,8 @@ class SampleSet:
         u: ``(B, D)`` normalised sample confusion feature of the query.
         features: ``(B, K, D)`` normalised confusion features of the representatives; zero where not valid.
         corrections: ``(B, K, D)`` text feature of their label minus that of their rival; zero where not valid.
-        similarity: ``(B, K)`` cosine of representative and query in the base model's space; 0 where not valid.
+        similarity: ``(B, K)`` how alike representative and query are, see :meth:`ConfusionBank.retrieve`; 0 where not
+            valid.
         valid: ``(B, K)`` bool.
         label: ``(B, K)`` int64, the representatives' labels as the bank counts classes; -1 where not valid.
         entry: ``(B, K)`` int64, rows of the bank.
@@ -48,14 +49,14 @@ class SampleConfusionMiner(nn.Module):
     Args:
         adapter: the Diff-Manner Adapter, shared by query and representatives.
         num_representatives: K.
-        among_partners: see :meth:`ConfusionBank.retrieve`.
+        by_label: see :meth:`ConfusionBank.retrieve`.
     """
 
-    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int, among_partners: bool = False):
+    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int, by_label: bool = False):
         super().__init__()
         self.adapter = adapter
         self.num_representatives = num_representatives
-        self.among_partners = among_partners
+        self.by_label = by_label
 
     def confusion_feature(
         self, cls: Tensor, tokens: Tensor, intensity: Tensor, project: Callable[[Tensor], Tensor]
@@ -67,7 +68,6 @@ class SampleConfusionMiner(nn.Module):
 
     def forward(
         self,
-        z: Tensor,
         cls: Tensor,
         tokens: Tensor,
         intensity: Tensor,
@@ -81,7 +81,6 @@ class SampleConfusionMiner(nn.Module):
         """Mine the representatives of a batch.
 
         Args:
-            z: ``(B, D)`` normalised image features.
             cls: ``(B, Dv)`` class tokens.
             tokens: ``(B, N, Dv)`` patch tokens.
             intensity: ``(B,)`` confusion intensity of the queries.
@@ -96,9 +95,8 @@ class SampleConfusionMiner(nn.Module):
         if bank is None:
             return self._empty(u)
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
-        found = bank.retrieve(
-            z, to_bank[pairs.target], partners, query_index, self.num_representatives, self.among_partners
-        )
+        target = to_bank[pairs.target]
+        found = bank.retrieve(cls, target, partners, query_index, self.num_representatives, self.by_label)
         entries = bank.entries
         features = self._entry_features(bank, found.entry, project)  # (B, K, D)
         valid = found.valid.unsqueeze(-1)
