@@ -1,11 +1,11 @@
-"""Image features before and after CAPT, with labels, names and paths (npz), and a t-SNE picture of both.
+"""Image features before and after CAPT, with labels, names and paths (npz), and a t-SNE or UMAP picture of both.
 
     python scripts/export_features.py --run output/caltech101/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1
     python scripts/export_features.py --run RUN --classes ketch schooner --output ketch
 
 Takes the run's test images. ``features.npz`` holds ``before`` and ``after`` ``(M, D)`` normalised, ``labels`` ``(M,)``,
 ``classnames`` ``(C,)``, ``paths`` ``(M,)`` and ``text_features`` ``(C, D)``. Needs ``pip install '.[report]'`` for the
-picture.
+picture, and umap-learn besides for ``--method umap``.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ for folder in (str(ROOT), str(ROOT / "trainers")):  # the plugin under its insta
 from scripts.report.evidence import images_root, trained_folder  # noqa: E402
 from scripts.report.options import add_image_root, add_model_places, model_places  # noqa: E402
 from scripts.report.runs import ReportError, RunData, read_run  # noqa: E402
+
+MISSING = {  # what to do where a method's package is not installed
+    "tsne": "pip install '.[report]', or give --no-picture",
+    "umap": "pip install '.[report]' umap-learn, or leave --method at tsne",
+}
 
 
 def encode(run: RunData, root: Path, places: np.ndarray, args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -50,21 +55,32 @@ def encode(run: RunData, root: Path, places: np.ndarray, args: argparse.Namespac
     }
 
 
-def draw(arrays: dict[str, np.ndarray], path: Path, num_classes: int) -> None:
-    """t-SNE of both kinds of features in one space, side by side, of the classes with most images."""
+def place_points(features: np.ndarray, method: str) -> np.ndarray:
+    """``(M, 2)`` places in the picture of features ``(M, D)``; method is "tsne" or "umap"."""
+    if method == "umap":
+        from umap import UMAP
+
+        neighbours = min(15, len(features) - 1)
+        return UMAP(neighbours, metric="cosine", random_state=0, n_jobs=1).fit_transform(features)
+    from sklearn.manifold import TSNE
+
+    perplexity = max(1.0, min(30.0, (len(features) - 1) / 3))
+    return TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0).fit_transform(features)
+
+
+def draw(arrays: dict[str, np.ndarray], path: Path, num_classes: int, method: str) -> None:
+    """Both kinds of features in one space, side by side, of the classes with most images."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
-    from sklearn.manifold import TSNE
 
     labels = arrays["labels"]
     shown = np.argsort(-np.bincount(labels), kind="stable")[:num_classes]
     shown = [c for c in shown if (labels == c).any()]
     chosen = np.flatnonzero(np.isin(labels, shown))
     both = np.concatenate([arrays["before"][chosen], arrays["after"][chosen]])
-    perplexity = max(1.0, min(30.0, (len(both) - 1) / 3))
-    points = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0).fit_transform(both)
+    points = place_points(both, method)
     figure, axes = plt.subplots(1, 2, figsize=(12, 5.6), sharex=True, sharey=True, layout="constrained")
     colours = plt.get_cmap("tab20")
     for axis, title, part in zip(axes, ("base model", "CAPT"), np.split(points, 2), strict=True):
@@ -94,8 +110,9 @@ def export(args: argparse.Namespace) -> None:
     np.savez_compressed(out / "features.npz", **arrays)
     print(f"{out / 'features.npz'}: {len(places):,} images, {arrays['before'].shape[1]} numbers each")
     if not args.no_picture:
-        draw(arrays, out / "tsne.png", args.num_classes)
-        print(out / "tsne.png")
+        picture = out / f"{args.method}.png"
+        draw(arrays, picture, args.num_classes, args.method)
+        print(picture)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_image_root(parser)
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only test images of these classes")
     parser.add_argument("--num-classes", type=int, default=12, help="classes in the picture (default: 12)")
+    parser.add_argument("--method", choices=tuple(MISSING), default="tsne", help="of the picture (default: tsne)")
     parser.add_argument("--no-picture", action="store_true", help="write features.npz alone")
     add_model_places(parser)
     return parser
@@ -116,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         export(args)
     except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "sklearn"):
+        if error.name not in ("matplotlib", "sklearn", "umap"):
             raise
-        print(f"error: {error.name} is missing; pip install '.[report]', or give --no-picture", file=sys.stderr)
+        print(f"error: {error.name} is missing; {MISSING[args.method]}", file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """From a folder of images to a run, and what is done with it: load, predict, report, features; without Dassl."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -200,6 +201,18 @@ def test_features_before_and_after(own):
     np.testing.assert_allclose(np.linalg.norm(arrays["after"], axis=1), 1, atol=1e-5)
     for part, predictions in (("before", "base_predictions"), ("after", "predictions")):
         assert ((arrays[part] @ arrays["text_features"].T).argmax(1) == found[predictions]).all()
+
+
+def test_umap_where_it_is_installed(own):
+    installed = importlib.util.find_spec("umap") is not None
+    command = (ROOT / "scripts/export_features.py", "--run", "run", "--output", "umap", "--method", "umap")
+    result = python(*command, cwd=own, status=0 if installed else 2)
+    assert (own / "umap/features.npz").is_file()
+    if installed:
+        assert (own / "umap/umap.png").stat().st_size > 5000
+    else:
+        told = "error: umap is missing; pip install '.[report]' umap-learn, or leave --method at tsne"
+        assert result.stderr.splitlines()[-1] == told
 
 
 def test_report_of_the_run_holds_representatives_and_texts(own):
