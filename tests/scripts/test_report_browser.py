@@ -92,12 +92,12 @@ class Page:
 
     def assert_quiet(self):
         """Nothing on the console, and nothing was asked for but what the file holds."""
-        assert self.driver.get_log("browser") == []
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         assert self.path.as_uri() in urls  # the log does tell of requests
         assert {urlsplit(url).scheme for url in urls} <= {"file", "data", "blob"}
         assert {url for url in urls if url.startswith("file:")} == {self.path.as_uri()}
+        assert self.driver.get_log("browser") == []
 
     def assert_nothing_sticks_out(self):
         """No sideways scrolling: not of the page, not of the table of runs, not of an open dialog."""
