@@ -1,8 +1,8 @@
 """What the bank's corrections are worth before anything is trained, on training images that were not drawn as shots.
 
-z' = norm(z + a sum_i exp(-b (1 - cos(z, u_i))) (T[label_i] - T[rival_i])) over the K representatives of a query, for
-banks of errors alone and with near misses, and for representatives of the pairs {t, j} alone and among partners. The
-images are the training split's less the run's shots, so neither validation nor test images choose anything.
+z' = norm(z + a sum_i exp(-b (1 - s_i)) (T[label_i] - T[rival_i])) over the K representatives of a query: CAPT without
+its experts, at the defaults, and with one thing changed at a time. The images are the training split's less the run's
+shots, so neither validation nor test images choose anything.
 
     python benchmarks/bank_without_training.py --root DATA --backbone CLIP --dataset Caltech101 --seeds 1 2 3
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass, replace
 
 import torch
 from tabulate import tabulate
@@ -20,31 +21,67 @@ from unused_images import UnusedImages, configuration, dataset_of, figures, head
 
 from trainers.capt.base_models import BaseModel
 from trainers.capt.confusion_bank import ConfusionBank, JudgedViews
+from trainers.capt.model import CAPTSettings
 from trainers.capt.semantic_miner import mine_pairs
+
+DEFAULT = CAPTSettings()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is changed, and the settings that it has then."""
+
+    name: str
+    near_misses: float | None = 0.0
+    by_label: bool = DEFAULT.by_label
+    joint_space: bool = False  # compare images by z, not by class tokens
+    all_classes: bool = False  # mine nothing: every class is a partner
+    num_pairs: int = DEFAULT.num_pairs
+    num_representatives: int = DEFAULT.num_representatives
+    gain: float = DEFAULT.gain
+    sharpness: float = DEFAULT.sharpness
+
+
+def variants() -> list[Variant]:
+    """The defaults, and one change at a time."""
+    values = {
+        "num_pairs": ("P", (1, 5, 10)),
+        "num_representatives": ("K", (2, 4, 16, 64)),
+        "gain": ("a", (0.05, 0.1, 0.2, 0.4, 0.6, 1.0)),
+        "sharpness": ("b", (3.0, 5.0, 10.0, 15.0)),
+    }
+    changed = [
+        Variant("errors alone", near_misses=None),
+        Variant("errors, and near misses with c >= 0.5", near_misses=0.5),
+        Variant("entries of the mined pairs {t, j} alone", by_label=False),
+        Variant("errors alone, of the mined pairs alone", near_misses=None, by_label=False),
+        Variant("images compared by z less its mean", joint_space=True),
+        Variant("nothing mined: entries of all classes", all_classes=True),
+    ]
+    default = Variant("defaults")
+    for field, (letter, choices) in values.items():
+        changed += [replace(default, name=f"{letter} {value:g}", **{field: value}) for value in choices]
+    return [default, *changed]
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
-    parser = parser_of(__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=5, help="P")
-    parser.add_argument("--representatives", type=int, default=8, help="K")
-    parser.add_argument("--sharpness", type=float, default=10.0, help="b")
-    parser.add_argument("--gain", type=float, nargs="+", default=[0.05, 0.1, 0.2], help="a")
-    return parser.parse_args(argv)
+    return parser_of(__doc__.splitlines()[0]).parse_args(argv)
 
 
 @torch.no_grad()
-def corrected(base: BaseModel, bank: ConfusionBank, z: Tensor, among_partners: bool, gain: float, args) -> Tensor:
-    """Predictions ``(M,)`` with the bank's corrections."""
-    pairs = mine_pairs(base.logits(z).softmax(dim=-1), bank.counts, args.pairs)
+def corrected(base: BaseModel, bank: ConfusionBank, z: Tensor, key: Tensor, variant: Variant) -> Tensor:
+    """Predictions ``(M,)`` for features ``z`` ``(M, D)`` with the bank's corrections, images compared by ``key``."""
+    num_pairs = bank.num_classes - 1 if variant.all_classes else variant.num_pairs
+    pairs = mine_pairs(base.logits(z).softmax(dim=-1), bank.counts, num_pairs)
     partners = pairs.partners.masked_fill(~pairs.valid, -1)
     none = torch.full_like(pairs.target, -1)
-    found = bank.retrieve(z, pairs.target, partners, none, args.representatives, among_partners)
+    found = bank.retrieve(key, pairs.target, partners, none, variant.num_representatives, variant.by_label)
     label, rival = bank.entries.label[found.entry].clamp_min(0), bank.entries.rival[found.entry].clamp_min(0)
-    weight = (-args.sharpness * (1 - found.similarity)).exp() * found.valid
+    weight = (-variant.sharpness * (1 - found.similarity)).exp() * found.valid
     texts = base.text_features
     correction = torch.einsum("bk,bkd->bd", weight, texts[label] - texts[rival])
-    return base.logits(normalize(z + gain * correction, dim=-1)).argmax(dim=1)
+    return base.logits(normalize(z + variant.gain * correction, dim=-1)).argmax(dim=1)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,23 +94,21 @@ def main(argv: list[str] | None = None) -> int:
     found: dict[tuple, list[tuple]] = {}
     for seed in args.seeds:
         is_shot = images.is_shot(dataset_of(cfg, args.shots, seed).train_x)
-        z, labels = images.z[~is_shot], images.labels[~is_shot]
-        before = base.logits(z).argmax(dim=1)
-        shots, num_classes = images.z[is_shot], len(base.classnames)
-        views = JudgedViews.of(base.logits(shots).softmax(dim=-1), images.labels[is_shot], shots)
-        paths = [""] * int(is_shot.sum())
-        for near, name in ((None, "errors"), (0.5, "errors, misses with c >= 0.5"), (0.0, "errors, all near misses")):
-            bank = ConfusionBank.build(base.classnames, paths, [views], near_misses=near)
-            for among in (False, True):
-                for gain in args.gain:
-                    after = corrected(base, bank, z, among, gain, args)
-                    key = (name, "and among partners" if among else "{t, j}", gain)
-                    found.setdefault(key, []).append(figures(labels, before, after, num_classes))
-        found.setdefault(("zero-shot", "", 0.0), []).append(figures(labels, before, before, num_classes))
+        labels, num_classes = images.labels[~is_shot], len(base.classnames)
+        probs = base.logits(images.z).softmax(dim=-1)
+        before = probs[~is_shot].argmax(dim=1)
+        found.setdefault(("zero-shot CLIP",), []).append(figures(labels, before, before, num_classes))
+        for variant in variants():
+            key = images.z if variant.joint_space else images.cls
+            views = JudgedViews.of(probs[is_shot], images.labels[is_shot], images.z[is_shot], cls=key[is_shot])
+            paths = [""] * int(is_shot.sum())
+            bank = ConfusionBank.build(base.classnames, paths, [views], near_misses=variant.near_misses)
+            after = corrected(base, bank, images.z[~is_shot], key[~is_shot], variant)
+            found.setdefault((variant.name,), []).append(figures(labels, before, after, num_classes))
     print(heading(args))
-    header = ["bank", "pairs", "a", "accuracy", "mean per class", "resolved", "introduced", "net"]
-    rows = sorted(mean_rows(found), key=lambda r: r[:3])
-    print(tabulate(rows, header, floatfmt=("", "", ".2f", *[".2f"] * 5), tablefmt="github"))
+    defaults = f"P {DEFAULT.num_pairs}, K {DEFAULT.num_representatives}, a {DEFAULT.gain:g}, b {DEFAULT.sharpness:g}"
+    header = [f"changed ({defaults})", "accuracy", "mean per class", "resolved", "introduced", "net"]
+    print(tabulate(mean_rows(found), header, floatfmt=("", *[".2f"] * 5), tablefmt="github"))
     return 0
 
 

@@ -83,12 +83,12 @@ def dataset_of(cfg: CfgNode, shots: int, seed: int):
     return build_dataset(cfg)
 
 
-def encode(base: BaseModel, source: list, cfg: CfgNode) -> tuple[Tensor, Tensor]:
-    """Normalised features ``(M, D)`` and labels ``(M,)`` under the test transform."""
+def encode(base: BaseModel, source: list, cfg: CfgNode) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalised features ``(M, D)``, class tokens ``(M, Dv)`` and labels ``(M,)`` under the test transform."""
     transform = build_transform(cfg, is_train=False)
     views = ViewDataset(source, 1, transform, transform, read_image, seed=0)
     batches = list(encode_views(base, views, torch.device("cpu"), 256, 0, "Encoding"))
-    return torch.cat([batch.z for batch in batches]), torch.cat([batch.label for batch in batches])
+    return tuple(torch.cat([getattr(batch, name) for batch in batches]) for name in ("z", "cls", "label"))
 
 
 @dataclass
@@ -97,11 +97,13 @@ class UnusedImages:
 
     Attributes:
         z: ``(M, D)`` normalised features of all images of the training split.
+        cls: ``(M, Dv)`` their class tokens.
         labels: ``(M,)``.
         place: path of an image to its row.
     """
 
     z: Tensor
+    cls: Tensor
     labels: Tensor
     place: dict[str, int]
 

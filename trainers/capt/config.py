@@ -100,7 +100,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.LOSS = CfgNode()
     node.LOSS.CONFUSE = 1.0  # lambda, weight of the symmetric InfoNCE, >= 0; 0 switches it off
     node.LOSS.BALANCE = 0.01  # weight of the router's balance term, >= 0 (D)
-    node.LOSS.KEEP = 100.0  # weight of |beta r|^2 / 2, keeps the experts from fitting the shots, >= 0 (D)
+    node.LOSS.KEEP = 300.0  # weight of |beta r|^2 / 2, keeps the experts from fitting the shots, >= 0 (D)
 
     # Features of the frozen base model, computed once per view (D).
     node.CACHE = CfgNode()

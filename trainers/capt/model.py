@@ -53,7 +53,7 @@ class CAPTSettings:
     use_corrections: bool = True
     weight_confuse: float = 1.0
     weight_balance: float = 0.01
-    weight_keep: float = 100.0
+    weight_keep: float = 300.0
 
 
 @dataclass(frozen=True)
