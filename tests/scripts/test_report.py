@@ -10,6 +10,8 @@ from report_runs import page_data, write_run
 
 from scripts.confusion_report import main
 
+pytest.importorskip("jinja2", reason="jinja2 is missing; pip install '.[report,test]'")
+
 CLASSES = ["crab", "lobster", "crayfish", "red_fox", "otter"]
 
 

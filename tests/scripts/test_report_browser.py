@@ -109,6 +109,7 @@ class Page:
 
 @pytest.fixture(scope="module")
 def driver():
+    pytest.importorskip("jinja2", reason="jinja2 is missing; pip install '.[report,test]'")
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is missing; pip install '.[test]'")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     chromedriver = shutil.which("chromedriver")
