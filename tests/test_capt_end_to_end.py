@@ -23,7 +23,8 @@ import tiny_capt  # noqa: E402
 
 import train  # noqa: E402
 import trainers  # noqa: E402
-from trainers.capt.confusion_bank import FILE, BankMismatchError, ConfusionBank  # noqa: E402
+from trainers.capt.bank_files import FILE, BankMismatchError  # noqa: E402
+from trainers.capt.confusion_bank import ConfusionBank  # noqa: E402
 from trainers.capt.precision import cast_clip  # noqa: E402
 
 CLASSES = ["cup", "jug", "vase", "red_fox", "otter", "kite"]

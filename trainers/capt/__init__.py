@@ -7,8 +7,9 @@ repository. :func:`load` serves a trained run; it needs no dassl, and where nobo
 
 from typing import TYPE_CHECKING, Any
 
+from .bank_files import BankMismatchError
 from .config import PUBLISHED, extend_cfg
-from .confusion_bank import BankMismatchError, ConfusionBank
+from .confusion_bank import ConfusionBank
 from .confusion_metrics import ConfusionReport, confusion_report
 from .model import CAPTModel, CAPTOutput, CAPTSettings
 from .predictor import ImageError, Prediction, Predictor, load

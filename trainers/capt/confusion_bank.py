@@ -20,33 +20,17 @@ Shapes: C classes, M entries, B queries, P mined pairs a query, K representative
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from .files import write_atomically, write_json
+from .bank_files import BankMismatchError, StoredBank
 
-__all__ = ["BankMismatchError", "ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
-
-FORMAT = 2  # 2 keeps the class tokens
-FILE = "confusion_bank.safetensors"
-FEATURES_SUFFIX = ".bank.safetensors"
-
-
-class BankMismatchError(ValueError):
-    """A stored bank was built for another run."""
-
-
-class _OtherFormatError(ValueError):
-    """A file that earlier or later code wrote."""
+__all__ = ["ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 
 
 def confusion_intensity(probs: Tensor) -> Tensor:
@@ -142,7 +126,7 @@ class _Entries:
         return cls(**with_padding)
 
 
-class ConfusionBank:
+class ConfusionBank(StoredBank):
     """Confused samples filed by (label, pseudo-label).
 
     Args:
@@ -363,7 +347,7 @@ class ConfusionBank:
         c, names = self.num_classes, self.classnames
         return [(names[cell // c], names[cell % c], value) for cell, value in pairs if value > 0]
 
-    # -------------------------------------------------------------------------------------------------------- storing
+    # -------------------------------------------------------------------------------------- storing, see StoredBank
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that is stored: entries without the padding row and without tokens (300 kB each with ViT-B/16), and n."""
@@ -383,108 +367,8 @@ class ConfusionBank:
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
 
-    def save(self, directory: str | Path) -> Path:
-        """Write ``confusion_bank.safetensors``, and a summary beside it as JSON for people; returns the file's path."""
-        path = Path(directory) / FILE
-        description = {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "classnames": self.classnames,
-            "paths": self.paths,
-        }
-        tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
-        metadata = {"confusion_bank": json.dumps(description)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-        summary = {
-            "fingerprint": self.fingerprint,
-            "entries": len(self),
-            "top_pairs": [{"a": a, "b": b, "count": n} for a, b, n in self.top_pairs(50)],
-        }
-        write_json(path.with_suffix(".json"), summary)
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> ConfusionBank:
-        """A bank from its file, or from the folder that holds it.
-
-        Raises:
-            FileNotFoundError: there is none.
-            ValueError: the file is damaged, no bank, or of a newer format.
-        """
-        path = Path(path)
-        path = path / FILE if path.is_dir() else path
-        if not path.is_file():
-            raise FileNotFoundError(f'No confusion bank at "{path}"; train CAPT there first, or set BANK.AT_TEST False')
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                description = json.loads((file.metadata() or {})["confusion_bank"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if description["format"] != FORMAT:
-                fix = "update this code" if description["format"] > FORMAT else "train CAPT again"
-                other = f'"{path}" has format {description["format"]}, this code reads format {FORMAT}; {fix}'
-                raise _OtherFormatError(other)
-            about = (description[key] for key in ("classnames", "paths", "fingerprint"))
-            return cls.from_state_dict(state, *about)
-        except _OtherFormatError:
-            raise
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f'"{path}" is not a confusion bank or is damaged ({reason}); delete it and train'
-            ) from error
-
-    def save_confusion_features(self, checkpoint: str | Path) -> None:
-        """Store the entries' confusion features beside the checkpoint whose adapter made them."""
-        tensors = {"confusion_features": self.confusion_features.cpu().contiguous()}
-        path = f"{checkpoint}{FEATURES_SUFFIX}"
-        write_atomically(path, lambda temporary: save_file(tensors, temporary))
-
-    def load_confusion_features(self, checkpoint: str | Path) -> None:
-        """Take up what :meth:`save_confusion_features` stored.
-
-        Raises:
-            FileNotFoundError: there is none beside this checkpoint.
-            BankMismatchError: it was stored for another bank.
-            ValueError: the file is damaged.
-        """
-        path = f"{checkpoint}{FEATURES_SUFFIX}"
-        if not Path(path).is_file():
-            raise FileNotFoundError(f'No confusion features at "{path}"; copy the whole run folder, or train again')
-        try:
-            features = load_file(path, device=str(self.device))["confusion_features"]
-        except (SafetensorError, KeyError) as error:
-            raise ValueError(f'"{path}" is damaged ({error}); copy the run folder again, or train again') from error
-        if len(features) != len(self) + 1:
-            raise BankMismatchError(
-                f'"{path}" holds {len(features) - 1} entries, the bank {len(self)}; use one run folder'
-            )
-        self.confusion_features = features
-
-    def check(self, expected: dict[str, Any]) -> None:
-        """Refuse to serve a run that the bank was not built for.
-
-        Raises:
-            BankMismatchError: names every part of the fingerprint that differs, with both values.
-        """
-        differing = [
-            f"{key}: bank has {_short(self.fingerprint.get(key))}, this run has {_short(value)}"
-            for key, value in expected.items()
-            if self.fingerprint.get(key) != value
-        ]
-        if differing:
-            raise BankMismatchError(
-                "the confusion bank was built for another run ("
-                + "; ".join(differing)
-                + "); delete it, or give the folder of the run it belongs to"
-            )
-
 
 def _first_places(paths: Sequence[str]) -> Tensor:
     """``(len(paths),)`` the first index of each path: an image that a list holds twice is one image all the same."""
     first: dict[str, int] = {}
     return torch.tensor([first.setdefault(path, index) for index, path in enumerate(paths)], dtype=torch.long)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 24 else f"{text[:12]}..."

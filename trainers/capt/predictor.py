@@ -25,9 +25,9 @@ from torch.nn.functional import normalize
 from torchvision import transforms
 from yacs.config import CfgNode
 
+from .bank_files import FILE as BANK_FILE
 from .base_models import BaseSpec, build_base
 from .config import settings_from
-from .confusion_bank import FILE as BANK_FILE
 from .confusion_bank import ConfusionBank
 from .files import checkpoint_file, read_checkpoint
 from .model import FORMAT, CAPTModel, CAPTOutput

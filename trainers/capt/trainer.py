@@ -17,10 +17,10 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from .bank_builder import BankBuilder
+from .bank_files import FILE as BANK_FILE
 from .base_model import BaseModel
 from .base_models import BaseSpec, build_base
 from .config import check_capt, settings_from
-from .confusion_bank import FILE as BANK_FILE
 from .confusion_bank import ConfusionBank
 from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .files import checkpoint_file, read_checkpoint
