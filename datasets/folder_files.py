@@ -55,7 +55,7 @@ def _damage(path: str) -> str:
             image.draft("RGB", (64, 64))  # a JPEG is still read to its end, but decoded small
             image.load()
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
-        return str(error).splitlines()[0].replace(f"'{path}'", "file") if str(error) else type(error).__name__
+        return str(error).splitlines()[0].replace(f" '{path}'", "") if str(error) else type(error).__name__
     return ""
 
 

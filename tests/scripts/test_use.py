@@ -161,6 +161,18 @@ def test_what_is_missing_is_said_in_one_line(own, tmp_path):
         load(tmp_path / "run")
 
 
+def test_run_of_another_version_is_refused_in_one_line(own, tmp_path):
+    from trainers.capt import load
+
+    shutil.copytree(own / "run", tmp_path / "run")
+    record = json.loads((own / "run/results.json").read_text())
+    record["config"]["MODEL"]["BACKBONE"]["NAME"] = str(own / "clip.pt")
+    del record["config"]["TRAINER"]["CAPT"]["SAM"]["BY_LABEL"]
+    (tmp_path / "run/results.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"trained by another version of CAPT .*BY_LABEL.*; train it again"):
+        load(tmp_path / "run")
+
+
 def test_predict_agrees_with_the_runs_own_test(own):
     found = np.load(own / "run/predictions.npz")
     images = [f"photos/{path}" for path in found["impaths"]]

@@ -30,7 +30,7 @@ from .base_models import BaseSpec, build_base
 from .config import settings_from
 from .confusion_bank import ConfusionBank
 from .files import checkpoint_file, read_checkpoint
-from .model import FORMAT, CAPTModel, CAPTOutput
+from .model import FORMAT, CAPTModel, CAPTOutput, CAPTSettings
 from .precision import autocast_for, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
 from .prompted_clip import load_prompted_clip
@@ -242,7 +242,7 @@ def load(
     name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
     prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
     base = build_base(prompted, _base_spec(node.BASE, cfg.DATASET.NAME, serving.template, run, base_dir)).to(device)
-    model = CAPTModel(base, settings_from(node)).to(device)
+    model = CAPTModel(base, _settings(node, run)).to(device)
     _load_weights(model, path)
 
     bank = None
@@ -272,6 +272,16 @@ def _read_record(run: Path) -> dict[str, Any]:
         trained = str(run).replace("test_new", "train_base").replace("test_base", "train_base")
         raise FileNotFoundError(f'"{run}" only tested a model; give the folder of the run that trained it, "{trained}"')
     return record
+
+
+def _settings(node: CfgNode, run: Path) -> CAPTSettings:
+    try:
+        return settings_from(node)
+    except AttributeError as error:
+        raise ValueError(
+            f'"{run}" was trained by another version of CAPT (its configuration has no {error}); train it again, or load '
+            f"it with that version"
+        ) from error
 
 
 def _serving(run: Path, record: dict[str, Any]) -> Serving:
