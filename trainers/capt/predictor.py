@@ -279,8 +279,8 @@ def _settings(node: CfgNode, run: Path) -> CAPTSettings:
         return settings_from(node)
     except AttributeError as error:
         raise ValueError(
-            f'"{run}" was trained by another version of CAPT (its configuration has no {error}); train it again, or load it '
-            "with that version"
+            f'"{run}" was trained by another version of CAPT (its configuration has no {error}); train it again, or '
+            "load it with that version"
         ) from error
 
 
