@@ -93,6 +93,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
     node.MGDE.SHARPNESS = 7.0  # b of exp(-b (1 - cos)), > 0 (D)
     node.MGDE.GAIN = 0.3  # a, how far the corrections move z, >= 0 (D)
+    node.MGDE.FIT_GAIN = True  # choose a between 0 and GAIN by leave-one-out on the run's shots (D)
     node.MGDE.CORRECTIONS = True  # representatives pull from their rival's text to their label's (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
 

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from .sample_miner import SampleSet
 from .semantic_miner import PairSet
 
-__all__ = ["MultiGranularityDiscrepancyExpert", "Refinement", "cosine_kmeans", "discriminative", "route"]
+__all__ = ["MultiGranularityDiscrepancyExpert", "Refinement", "cosine_kmeans", "discriminative", "move", "route"]
 
 EXPERTS = ("difference", "commonality", "sample")
 TOKEN_TYPES = ("image", "difference", "commonality", "confusion", "representative")
@@ -117,6 +117,15 @@ def route(gate_logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     return gates, weights
 
 
+def move(z: Tensor, change: Tensor) -> Tensor:
+    """norm(z + change) of normalised features ``(B, D)``.
+
+    Scaled to the norm of z rather than normalised anew: no change at all then gives z back to the last bit.
+    """
+    moved = z + change
+    return moved * (z.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True))
+
+
 class MultiGranularityDiscrepancyExpert(nn.Module):
     """One attention over all that was mined, then a mixture of a difference, a commonality and a sample expert.
 
@@ -132,8 +141,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         dropout: inside the experts.
         beta: scale of the experts' residual, z' = norm(z + beta r + corrections).
         sharpness: b of the weights exp(-b (1 - cos)) that representatives enter with.
-        gain: a, how far the corrections move z. Neither a nor b is learned: cross-entropy on the shots drives them to
-            where the corrections change next to no answer, docs/ABLATIONS.md has the figures (D).
+        gain: a, how far the corrections move z. Neither a nor b is learned by gradients: cross-entropy drives them to
+            where the corrections change next to no answer, see :mod:`.gain` (D).
         gate_by_evidence: scale the experts' residual by the bank's evidence, so that they are silent where the bank
             knows nothing of a pair (D).
         use_mixture: False leaves only the corrections, the part without a network.
@@ -158,7 +167,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         self.beta = beta
         self.gate_by_evidence = gate_by_evidence
         self.sharpness = sharpness
-        self.gain = gain if use_corrections else 0.0
+        self.use_corrections = use_corrections
+        self.register_buffer("gain", torch.tensor(float(gain)))  # a
         self.mixture = _Mixture(dim, num_heads, hidden_ratio, top_k, dropout) if use_mixture else None
 
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> Refinement:
@@ -169,25 +179,21 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
             pairs: mined pairs with their prompt features, padded where not valid; None with SEM off.
             samples: the sample miner's result, padded where not valid; None with SAM off.
         """
-        evidence, correction = z.new_zeros(len(z)), torch.zeros_like(z)
-        if samples is not None:
-            affinity = self._affinity(samples)  # (B, K)
-            support = affinity.sum(dim=1)
-            evidence = support / (1 + support)
-            if self.gain:
-                correction = self.gain * torch.einsum("bk,bkd->bd", affinity, samples.corrections)
+        evidence, correction = self.correct(z, samples)
         residual, gates = torch.zeros_like(z), None
         if self.mixture is not None:
             r, gates = self.mixture(z, pairs, samples)
             residual = self.beta * (r * evidence.unsqueeze(1) if self.gate_by_evidence else r)
-        moved = z + residual + correction
-        # Scaled to the norm of z rather than normalised anew: no change at all then gives z back to the last bit.
-        scale = z.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
-        return Refinement(moved * scale, residual, gates, evidence)
+        change = residual + self.gain * correction if self.use_corrections else residual
+        return Refinement(move(z, change), residual, gates, evidence)
 
-    def _affinity(self, samples: SampleSet) -> Tensor:
-        """exp(-b (1 - cos)) ``(B, K)`` of the representatives, 0 where not valid."""
-        return (-self.sharpness * (1 - samples.similarity)).exp() * samples.valid
+    def correct(self, z: Tensor, samples: SampleSet | None) -> tuple[Tensor, Tensor]:
+        """Evidence ``(B,)``, and the sum ``(B, D)`` of the representatives' corrections by their likeness, gain 1."""
+        if samples is None:
+            return z.new_zeros(len(z)), torch.zeros_like(z)
+        affinity = (-self.sharpness * (1 - samples.similarity)).exp() * samples.valid  # (B, K)
+        support = affinity.sum(dim=1)
+        return support / (1 + support), torch.einsum("bk,bkd->bd", affinity, samples.corrections)
 
 
 class _Mixture(nn.Module):

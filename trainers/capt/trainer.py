@@ -24,6 +24,7 @@ from .config import check_capt, settings_from
 from .confusion_bank import ConfusionBank
 from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .files import checkpoint_file, read_checkpoint
+from .gain import fit_gain
 from .model import FORMAT, CAPTModel, CAPTOutput
 from .precision import autocast_for, usable_precision
 from .prompt_library import PromptLibrary, encode_pairs
@@ -155,6 +156,7 @@ class CAPT(RunRecordMixin, TrainerX):
         self._describe(bank)
         self._serve_classes(bank)
         self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
+        self._fit_gain()
 
     def _keep_serving(self) -> None:
         """Write beside the checkpoints what :func:`capt.load` needs and the configuration does not say."""
@@ -217,6 +219,20 @@ class CAPT(RunRecordMixin, TrainerX):
             bank = builder.build(source, self.cache)
         bank.save(self.output_dir)
         return bank
+
+    def _fit_gain(self) -> None:
+        """Choose how far the corrections move z, before anything is trained."""
+        settings, node = self.model.settings, self.cfg.TRAINER.CAPT.MGDE
+        if not (node.FIT_GAIN and settings.use_corrections and settings.use_sam):
+            return
+        if self.cache is None:
+            views = self._encode(self.model.base, self.dm.dataset.train_x, 1, "Fitting the gain")
+        else:
+            views = self.cache.views(1)
+        expert = self.model.refiner.expert
+        gain, temperature = fit_gain(self.model.eval(), views, self._query_index, node.GAIN)
+        expert.gain.fill_(gain)
+        print(f"Gain of the corrections: {gain:.3g} of at most {node.GAIN:g} (temperature {temperature:.2f})")
 
     def _describe(self, bank: ConfusionBank) -> None:
         num_confused = bank.num_confused

@@ -1,0 +1,67 @@
+"""The gain of the corrections, chosen by leave-one-out."""
+
+import pytest
+import tiny_capt
+import torch
+
+from trainers.capt.confusion_bank import ConfusionBank, JudgedViews
+from trainers.capt.experts import move
+from trainers.capt.feature_cache import ViewBatch
+from trainers.capt.gain import SHARES, TEMPERATURES, fit_gain
+
+
+def views_of(base, num):
+    base.set_classes(tiny_capt.CLASSES)
+    z, cls, tokens = tiny_capt.encode(base, tiny_capt.images(num))
+    label, index = torch.arange(num) % len(tiny_capt.CLASSES), torch.arange(num)
+    return ViewBatch(z, cls, tokens, label, index, torch.zeros_like(index))
+
+
+def bank_of(base, views):
+    probs = base.logits(views.z).softmax(dim=-1)
+    judged = JudgedViews.of(probs, views.label, views.z, cls=views.cls, tokens=views.tokens)
+    return ConfusionBank.build(base.classnames, [f"{i}.png" for i in range(len(probs))], [judged], near_misses=0.0)
+
+
+def test_it_is_the_most_likely_of_the_grid(base):
+    """Against every gain and temperature, one image after the other, by the model's own forward."""
+    views = views_of(base, 10)
+    model = tiny_capt.make_model(base, bank=bank_of(base, views))
+    gain, temperature = fit_gain(model, [views], views.index, 0.6)
+    losses = {}
+    for share in SHARES:
+        model.refiner.expert.gain.fill_(0.6 * share)
+        with torch.no_grad():
+            out = [model(*(x[i : i + 1] for x in (views.z, views.cls, views.tokens)), None, views.index[i : i + 1])
+                   for i in range(10)]  # fmt: skip
+        logits = torch.cat([o.logits for o in out])
+        for t in TEMPERATURES:
+            loss = torch.nn.functional.cross_entropy(logits / t, views.label).item()
+            losses[0.6 * share, t] = loss
+    best = min(losses.values())
+    assert losses[gain, temperature] == pytest.approx(best, rel=1e-5)
+    assert max(losses.values()) > best + 1e-3  # there was something to choose
+
+
+def test_batches_add_up(base):
+    views = views_of(base, 10)
+    model = tiny_capt.make_model(base, bank=bank_of(base, views))
+    parts = [ViewBatch(*(value[s] for value in vars(views).values())) for s in (slice(0, 3), slice(3, 10))]
+    assert fit_gain(model, parts, views.index, 0.6) == fit_gain(model, [views], views.index, 0.6)
+
+
+def test_own_entry_does_not_vote(base):
+    """Alone in its class an image has no other entry of its label, and cannot be made likelier by itself."""
+    views = views_of(base, 5)
+    bank = bank_of(base, views)
+    model = tiny_capt.make_model(base, bank=bank)
+    out = model(views.z, views.cls, views.tokens, query_index=views.index)
+    voters = bank.entries.index[out.samples.entry]
+    assert not (voters[out.samples.valid] == views.index.unsqueeze(1).expand_as(voters)[out.samples.valid]).any()
+
+
+def test_move_gives_back_what_is_not_moved():
+    z = tiny_capt.unit(4, 8)
+    assert torch.equal(move(z, torch.zeros_like(z)), z)
+    torch.testing.assert_close(move(z, z), z)
+    torch.testing.assert_close(move(z, tiny_capt.unit(4, 8, seed=1)).norm(dim=-1), torch.ones(4))

@@ -1,0 +1,51 @@
+"""How far the corrections may move an image: the one number that CAPT fits to a run without gradients (D).
+
+Cross-entropy at CLIP's own temperature is no judge of it. CLIP is too sure of itself on images unlike its own, so that
+a correction which repairs more answers than it breaks still raises the loss, and far too unsure on images like its own.
+So the temperature is fitted beside the gain, and thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .experts import move
+from .feature_cache import ViewBatch
+from .model import CAPTModel
+
+__all__ = ["SHARES", "fit_gain"]
+
+SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 1.0)  # of the largest gain
+TEMPERATURES = tuple(2 ** (step / 4) for step in range(-8, 11))  # 0.25 to 5.7
+
+
+@torch.no_grad()
+def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, largest: float) -> tuple[float, float]:
+    """The gain under which the run's shots are most likely, each corrected by all of the bank but itself.
+
+    Args:
+        model: bound to the run's classes and to its bank.
+        views: one view of every training image.
+        bank_index: ``(num_images,)`` the bank's index of each image.
+        largest: of the gains to choose from, 0 to this.
+
+    Returns:
+        The gain, and the temperature that goes with it.
+    """
+    gains = [share * largest for share in SHARES]
+    loss, expert = 0.0, model.refiner.expert
+    for batch in views:
+        batch = batch.to(bank_index.device)
+        output = model(batch.z, batch.cls, batch.tokens, query_index=bank_index[batch.index])
+        _, correction = expert.correct(batch.z, output.samples)
+        rows = []
+        for gain in gains:
+            logits = model.base.logits(move(batch.z, gain * correction))
+            rows.append([cross_entropy(logits / t, batch.label, reduction="sum") for t in TEMPERATURES])
+        loss = loss + torch.stack([torch.stack(row) for row in rows])  # (gains, temperatures)
+    best = int(loss.argmin())
+    return gains[best // len(TEMPERATURES)], TEMPERATURES[best % len(TEMPERATURES)]
