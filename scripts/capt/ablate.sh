@@ -9,7 +9,7 @@ usage 1 "DATASET [SEED...]" "$@"
 dataset=$1
 shift
 [[ $# -gt 0 ]] || set -- $SEEDS
-PARTS="full no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_balance"
+PARTS="full no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_balance fixed_gain"
 BANKS="no_bank_at_test errors_only by_pair soft_counts views_4 full_set zeroshot"
 VALUES="k_1 k_5 k_10 K_2 K_32 alpha_1 alpha_20 experts_1 experts_3 lambda_0.1 lambda_10 gain_0.1 gain_1 sharpness_3"
 VALUES+=" sharpness_15 keep_1 shots_1 shots_2 shots_4 shots_8"
@@ -36,6 +36,7 @@ options_of() {
         no_corrections) echo "MGDE.CORRECTIONS False" ;;
         no_gate) echo "MGDE.EVIDENCE_GATE False" ;;
         no_balance) echo "LOSS.BALANCE 0.0" ;;
+        fixed_gain) echo "MGDE.FIT_GAIN False" ;;
         no_bank_at_test) echo "BANK.AT_TEST False" ;;
         errors_only) echo "BANK.NEAR_MISSES 2.0" ;;
         by_pair) echo "SAM.BY_LABEL False" ;;
@@ -49,7 +50,7 @@ options_of() {
         alpha_*) echo "SAM.ALPHA $(decimal "${1#*_}")" ;;
         experts_*) echo "MGDE.TOP_K ${1#*_}" ;;
         lambda_*) echo "LOSS.CONFUSE $(decimal "${1#*_}")" ;;
-        gain_*) echo "MGDE.GAIN $(decimal "${1#*_}")" ;;
+        gain_*) echo "MGDE.FIT_GAIN False TRAINER.CAPT.MGDE.GAIN $(decimal "${1#*_}")" ;;
         sharpness_*) echo "MGDE.SHARPNESS $(decimal "${1#*_}")" ;;
         keep_*) echo "LOSS.KEEP $(decimal "${1#*_}")" ;;
         literal) echo "${LITERAL#TRAINER.CAPT.}" ;;
