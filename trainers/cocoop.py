@@ -40,6 +40,7 @@ class PromptLearner(nn.Module):
         self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
         self.register_buffer("token_suffix", tokens.suffix)
         self.register_buffer("eot", tokens.eot, persistent=False)
+        self.length = tokens.length
 
     def forward(self, z: Tensor) -> Tensor:
         """Contexts ``(B, n, Dt)`` for normalised image features ``(B, D)``."""
@@ -61,7 +62,12 @@ class CustomCLIP(nn.Module):
         learner = self.prompt_learner
         z = normalize(encode_image_with(self.image_encoder, images).feature, dim=-1)
         text_features = encode_texts_per_image(
-            self.text_encoder, learner(z), learner.token_prefix, learner.token_suffix, learner.eot
+            self.text_encoder,
+            learner(z),
+            learner.token_prefix,
+            learner.token_suffix,
+            learner.eot,
+            length=learner.length,
         )  # (B, C, D)
         return clip_logits(self.logit_scale, z, text_features)
 

@@ -47,10 +47,11 @@ class PromptLearner(nn.Module):
         self.register_buffer("token_suffix", tokens.suffix)
         self.register_buffer("order", tokens.order, persistent=False)
         self.register_buffer("eot", tokens.eot, persistent=False)
+        self.length = tokens.length
 
     def forward(self) -> Tensor:
         """Prompt embeddings ``(C, L, Dt)``."""
-        return place_context(self.ctx, self.token_prefix, self.token_suffix, self.order)
+        return place_context(self.ctx, self.token_prefix, self.token_suffix, self.order, self.length)
 
 
 class CustomCLIP(PromptedClassifier):

@@ -43,10 +43,11 @@ class VLPromptLearner(nn.Module):
         self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
         self.register_buffer("token_suffix", tokens.suffix)
         self.register_buffer("eot", tokens.eot, persistent=False)
+        self.length = tokens.length
 
     def forward(self) -> Tensor:
         """Prompt embeddings ``(C, L, Dt)``."""
-        return place_context(self.ctx, self.token_prefix, self.token_suffix)
+        return place_context(self.ctx, self.token_prefix, self.token_suffix, length=self.length)
 
 
 class CustomCLIP(PromptedClassifier):

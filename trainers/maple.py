@@ -50,10 +50,11 @@ class MultiModalPromptLearner(nn.Module):
         self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
         self.register_buffer("token_suffix", tokens.suffix)
         self.register_buffer("eot", tokens.eot, persistent=False)
+        self.length = tokens.length
 
     def language_prompts(self) -> tuple[Tensor, Tensor | None]:
         """Embeddings ``(C, L, Dt)`` and the prompts ``(J-1, n, Dt)`` of the deeper blocks, None if shallow."""
-        embeddings = place_context(self.ctx, self.token_prefix, self.token_suffix)
+        embeddings = place_context(self.ctx, self.token_prefix, self.token_suffix, length=self.length)
         return embeddings, _stack(list(self.compound_prompts_text))
 
     def visual_prompts(self) -> tuple[Tensor, Tensor | None]:

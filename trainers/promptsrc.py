@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.context import plain_name
-from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
+from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import ClipTrainer, clip_logits
 from .deep_prompts import need_vit
@@ -95,7 +95,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         names = [plain_name(name) for name in self.dm.dataset.classnames]
         mean = torch.zeros(len(names), clip.embed_dim, device=self.device)
         for template in IMAGENET_TEMPLATES:
-            ids = clip.tokenize([template.replace("{}", name) for name in names])
+            ids = without_padding(clip.tokenize([template.replace("{}", name) for name in names]))
             mean += clip.encode_text(clip.embed(ids), ids.argmax(dim=-1)) / len(IMAGENET_TEMPLATES)
         return mean
 

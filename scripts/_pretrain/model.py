@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.capt.prompted_clip import encode_image_with, encode_text_with, tokenize
+from trainers.capt.prompted_clip import encode_image_with, encode_text_with, tokenize, without_padding
 from trainers.capt.stock_clip import _model_py as stock_model
 
 __all__ = ["build", "encode_images", "encode_texts", "save", "standardise", "tokenize", "write_atomically"]
@@ -58,24 +58,15 @@ def encode_texts(model: nn.Module, ids: Tensor) -> Tensor:
 
     The text tower is causal, so what stands behind the last end token cannot matter and is not computed.
     """
-    eot = ids.argmax(dim=-1)
-    length = int(eot.max()) + 1
-    full_mask = model.build_attention_mask()
-    blocks = model.transformer.resblocks
-    for block in blocks:
-        block.attn_mask = full_mask[:length, :length]
-    try:
-        features = encode_text_with(
-            model.transformer,
-            model.positional_embedding[:length],
-            model.ln_final,
-            model.text_projection,
-            model.token_embedding(ids[:, :length]),
-            eot,
-        )
-    finally:
-        for block in blocks:
-            block.attn_mask = full_mask
+    ids = without_padding(ids)
+    features = encode_text_with(
+        model.transformer,
+        model.positional_embedding,
+        model.ln_final,
+        model.text_projection,
+        model.token_embedding(ids),
+        ids.argmax(dim=-1),
+    )
     return F.normalize(features.float(), dim=-1)
 
 

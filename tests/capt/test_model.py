@@ -223,7 +223,7 @@ def test_one_device_and_no_sync(base_of, learner):
         if learner == "CoCoOp":  # its class tokens are no buffers
             tokens = vars(base.tokens)
             fake = {
-                n: v if v is None else torch.empty(v.shape, dtype=v.dtype, device=device) for n, v in tokens.items()
+                n: torch.empty_like(v, device=device) if isinstance(v, torch.Tensor) else v for n, v in tokens.items()
             }
             base.tokens = type(base.tokens)(**fake)
         features = base.encode_image(torch.empty(3, 3, 32, 32, device=device))

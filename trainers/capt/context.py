@@ -37,12 +37,14 @@ class ClassTokens:
         suffix: ``(C, L-1-n, Dt)`` embeddings of everything behind the context.
         eot: ``(C,)`` int64 position of the end token.
         order: ``(C, L)`` int64, see :func:`name_order`; None where the class name stands at the end.
+        length: tokens of the longest prompt, its end token included; what stands behind changes no feature.
     """
 
     prefix: Tensor
     suffix: Tensor
     eot: Tensor
-    order: Tensor | None = None
+    order: Tensor | None
+    length: int
 
 
 def plain_name(class_name: str) -> str:
@@ -77,7 +79,8 @@ def class_tokens(
     if position != "end":
         lengths = [len(stock_clip.tokenizer.encode(name)) for name in names]
         order = name_order(lengths, num_context, clip.context_length, position).to(ids.device)
-    return ClassTokens(embedding[:, :1], embedding[:, 1 + num_context :], ids.argmax(dim=-1), order)
+    eot = ids.argmax(dim=-1)
+    return ClassTokens(embedding[:, :1], embedding[:, 1 + num_context :], eot, order, int(eot.max()) + 1)
 
 
 def name_order(name_lengths: Sequence[int], num_context: int, context_length: int, position: str) -> Tensor:
@@ -108,7 +111,9 @@ def name_order(name_lengths: Sequence[int], num_context: int, context_length: in
     return torch.where(in_name, place + num_context - before, torch.where(in_rest, place - length, place))
 
 
-def place_context(context: Tensor, prefix: Tensor, suffix: Tensor, order: Tensor | None = None) -> Tensor:
+def place_context(
+    context: Tensor, prefix: Tensor, suffix: Tensor, order: Tensor | None = None, length: int | None = None
+) -> Tensor:
     """Prompt embeddings, in the dtype of ``prefix``.
 
     Args:
@@ -116,10 +121,14 @@ def place_context(context: Tensor, prefix: Tensor, suffix: Tensor, order: Tensor
         prefix: ``(C, 1, Dt)``.
         suffix: ``(C, L-1-n, Dt)``.
         order: ``(C, L)``, see :func:`name_order`.
+        length: tokens of the longest prompt, where the padding behind it need not be encoded; becomes L.
 
     Returns:
         ``(C, L, Dt)``, or ``(B, C, L, Dt)``.
     """
+    if length is not None:
+        suffix = suffix[..., : length - 1 - context.shape[-2], :]
+        order = None if order is None else order[:, :length]
     shape = torch.broadcast_shapes(context.shape[:-2], prefix.shape[:-2])  # (C,) or (B, C)
     parts = [part.to(prefix.dtype).expand(*shape, -1, -1) for part in (prefix, context, suffix)]
     prompts = torch.cat(parts, dim=-2)
@@ -142,6 +151,7 @@ def encode_texts_per_image(
     suffix: Tensor,
     eot: Tensor,
     max_texts: int = 1024,
+    length: int | None = None,
 ) -> Tensor:
     """Text features for prompts that differ from image to image, ``(B, C, D)``, not normalised.
 
@@ -152,11 +162,12 @@ def encode_texts_per_image(
         suffix: ``(C, L-1-n, Dt)``.
         eot: ``(C,)``.
         max_texts: texts in one call of the text tower; bounds the memory.
+        length: see :func:`place_context`.
     """
     images_a_call = max(1, max_texts // len(prefix))
     features = []
     for part in contexts.split(images_a_call):
-        prompts = place_context(part.unsqueeze(1), prefix, suffix)  # (b, C, L, Dt)
+        prompts = place_context(part.unsqueeze(1), prefix, suffix, length=length)  # (b, C, L, Dt)
         encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)))
         features.append(encoded.unflatten(0, (len(part), -1)))
     return torch.cat(features)

@@ -60,7 +60,7 @@ class DeepPromptedCLIP(BaseModel):
             return self.prompted.text_features([f"a photo of a {plain_name(name)}." for name in classnames])
         words = " ".join(["X"] * len(self.context))
         tokens = class_tokens(self.prompted, classnames, words, len(self.context))
-        prompts = place_context(self.context, tokens.prefix, tokens.suffix)
+        prompts = place_context(self.context, tokens.prefix, tokens.suffix, length=tokens.length)
         return self.prompted.encode_text(prompts, tokens.eot, self.text)
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class CoCoOp(BaseModel):
     def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
         encoded = encode_texts_per_image(
-            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot
+            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot, length=tokens.length
         )  # (B, C, D)
         return normalize(encoded.float(), dim=-1)
 

@@ -15,7 +15,8 @@ import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,7 @@ __all__ = [
     "load_clip",
     "load_prompted_clip",
     "tokenize",
+    "without_padding",
 ]
 
 logger = logging.getLogger(__name__)
@@ -148,6 +150,11 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
     return ids
 
 
+def without_padding(ids: Tensor) -> Tensor:
+    """Token ids ``(C, L)`` cut behind the longest text's end token, which has the highest id (one host-device sync)."""
+    return ids[:, : int(ids.argmax(dim=-1).max()) + 1]
+
+
 def _run_blocks(transformer: nn.Module, x: Tensor, deep_prompts: Tensor | None, first: int | None) -> Tensor:
     """Blocks on ``x`` (length, batch, width); from block 1 on, prompt tokens are replaced by that block's own.
 
@@ -165,6 +172,21 @@ def _run_blocks(transformer: nn.Module, x: Tensor, deep_prompts: Tensor | None, 
     return x
 
 
+@contextmanager
+def _masks_cut_to(transformer: nn.Module, length: int) -> Iterator[None]:
+    """Causal masks of the blocks for sequences shorter than CLIP's context; every block keeps a mask of its own."""
+    whole = [
+        (block, mask) for block in transformer.resblocks if (mask := getattr(block, "attn_mask", None)) is not None
+    ]
+    for block, mask in whole:
+        block.attn_mask = mask[:length, :length]
+    try:
+        yield
+    finally:
+        for block, mask in whole:
+            block.attn_mask = mask
+
+
 def encode_text_with(
     transformer: nn.Module,
     positional_embedding: Tensor,
@@ -174,9 +196,15 @@ def encode_text_with(
     eot: Tensor,
     deep_prompts: Tensor | None = None,
 ) -> Tensor:
-    """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at ``eot`` ``(C,)``."""
-    x = embeddings + positional_embedding.to(embeddings.dtype)
-    x = _run_blocks(transformer, x.transpose(0, 1), deep_prompts, first=1).transpose(0, 1)
+    """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at ``eot`` ``(C,)``.
+
+    L may be less than CLIP's context: the tower is causal and the feature is read at ``eot``, so what stands behind the
+    longest text changes nothing and need not be there.
+    """
+    length = embeddings.shape[1]
+    x = embeddings + positional_embedding[:length].to(embeddings.dtype)
+    with _masks_cut_to(transformer, length):
+        x = _run_blocks(transformer, x.transpose(0, 1), deep_prompts, first=1).transpose(0, 1)
     x = ln_final(x).to(embeddings.dtype)
     return x[torch.arange(len(x), device=x.device), eot] @ text_projection.to(embeddings.dtype)
 
@@ -298,7 +326,7 @@ class PromptedCLIP(nn.Module):
         """Normalised features ``(C, D)`` fp32 of plain sentences, encoded ``chunk`` at a time to bound the memory."""
         features = []
         for start in range(0, len(texts), chunk):
-            ids = self.tokenize(texts[start : start + chunk])
+            ids = without_padding(self.tokenize(texts[start : start + chunk]))
             features.append(self.encode_text(self.embed(ids), ids.argmax(dim=-1)).float())
         return nn.functional.normalize(torch.cat(features), dim=-1)
 
