@@ -29,8 +29,8 @@ from torch.nn import functional as F
 from unused_images import UnusedImages, configuration, dataset_of, figures, heading, mean_rows, parser_of, zero_shot
 from yacs.config import CfgNode
 
-from trainers.capt.base_models import BaseModel
-from trainers.capt.feature_cache import CachedLoader, FeatureCache, ViewDataset, encode_views, hash_seed
+from trainers.capt.bases.learners import BaseModel
+from trainers.capt.run.feature_cache import CachedLoader, FeatureCache, ViewDataset, encode_views, hash_seed
 from trainers.clip_adapter import Bottleneck
 from trainers.feature_adapters import FeatureAdapter, features_only
 from trainers.linear_probe import LinearHead

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from unused_images import UnusedImages, configuration, dataset_of, figures, heading, mean_rows, parser_of, zero_shot
 
-from trainers.capt.base_models import BaseModel
-from trainers.capt.confusion_bank import ConfusionBank, JudgedViews
-from trainers.capt.model import CAPTSettings
-from trainers.capt.semantic_miner import mine_pairs
+from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
+from trainers.capt.bases.learners import BaseModel
+from trainers.capt.method.model import CAPTSettings
+from trainers.capt.method.semantic_miner import mine_pairs
 
 DEFAULT = CAPTSettings()
 

@@ -26,12 +26,12 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401
 from trainers import extend_cfg
-from trainers.capt.base_models import BaseModel, BaseSpec, build_base
-from trainers.capt.confusion_metrics import accuracies, confusion_report
-from trainers.capt.feature_cache import ViewDataset, encode_views
-from trainers.capt.prompted_clip import PromptedCLIP, load_clip
-from trainers.capt.run_record import code_commit
-from trainers.capt.templates import CUSTOM_TEMPLATES
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip
+from trainers.capt.bases.learners import BaseModel, BaseSpec, build_base
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES
+from trainers.capt.run.feature_cache import ViewDataset, encode_views
+from trainers.capt.run.metrics import accuracies, confusion_report
+from trainers.capt.run.record import code_commit
 
 __all__ = [
     "UnusedImages",

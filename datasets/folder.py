@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from dassl.data.datasets import DATASET_REGISTRY
 
-from trainers.capt.templates import CUSTOM_TEMPLATES
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES
 
 from . import splits
 from .few_shot import SPLIT_SEED, FewShotDataset

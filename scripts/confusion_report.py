@@ -21,7 +21,7 @@ for folder in (str(ROOT), str(ROOT / "trainers")):  # the plugin under its insta
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
-from capt.files import write_atomically  # noqa: E402
+from capt.run.files import write_atomically  # noqa: E402
 from scripts.report.evidence import Evidence, gather_evidence, images_root  # noqa: E402
 from scripts.report.exports import write_exports  # noqa: E402
 from scripts.report.figures import pair_rows  # noqa: E402

@@ -28,9 +28,9 @@ for folder in (str(ROOT), str(ROOT / "trainers")):  # the plugin under its insta
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
-from capt.confusion_bank import ConfusionBank  # noqa: E402
-from capt.files import write_json  # noqa: E402
-from capt.stock_clip import tokenizer  # noqa: E402
+from capt.backbone.stock_clip import tokenizer  # noqa: E402
+from capt.bank.confusion_bank import ConfusionBank  # noqa: E402
+from capt.run.files import write_json  # noqa: E402
 from scripts.prompting.journal import Journal  # noqa: E402
 from scripts.prompting.questions import LOOK_SCHEMA, PAIR_SCHEMA, SYSTEM, look_question, pair_question  # noqa: E402
 

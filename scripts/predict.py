@@ -51,8 +51,8 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 def explanations(args: argparse.Namespace, predictor, paths: Sequence[Path]) -> Iterator[tuple[Path, object]]:
     """Path and explanation of each readable image; the others are named on stderr."""
     from capt import ImageError
-    from capt.explanation import explain
-    from capt.predictor import open_image
+    from capt.use.explanation import explain
+    from capt.use.predictor import open_image
 
     for start in range(0, len(paths), args.batch_size):
         readable, images = [], []

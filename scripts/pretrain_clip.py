@@ -202,7 +202,7 @@ def train(args: argparse.Namespace, pictures: sources.Pictures, device: torch.de
 
 def report(args: argparse.Namespace, device: torch.device) -> None:
     """Prints the zero-shot accuracy of the file as written, fp16 rounding included."""
-    from trainers.capt.prompted_clip import load_clip
+    from trainers.capt.backbone.prompted_clip import load_clip
 
     model = load_clip(args.out).to(device)
     size = int(model.visual.input_resolution)

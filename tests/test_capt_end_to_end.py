@@ -23,9 +23,9 @@ import tiny_capt  # noqa: E402
 
 import train  # noqa: E402
 import trainers  # noqa: E402
-from trainers.capt.bank_files import FILE, BankMismatchError  # noqa: E402
-from trainers.capt.confusion_bank import ConfusionBank  # noqa: E402
-from trainers.capt.precision import cast_clip  # noqa: E402
+from trainers.capt.backbone.precision import cast_clip  # noqa: E402
+from trainers.capt.bank.confusion_bank import ConfusionBank  # noqa: E402
+from trainers.capt.bank.files import FILE, BankMismatchError  # noqa: E402
 
 CLASSES = ["cup", "jug", "vase", "red_fox", "otter", "kite"]
 PARTS = {"train": range(4), "val": range(4, 6), "test": range(6, 9)}
@@ -376,7 +376,7 @@ def coop_base(files):
 
 
 def test_crossfit_judges_each_image_by_a_base_that_did_not_see_it(files, coop_base, tmp_path, monkeypatch):
-    import trainers.capt.bank_builder as module
+    import trainers.capt.bank.builder as module
 
     config = tmp_path / "fold.yaml"
     config.write_text("OPTIM:\n  MAX_EPOCH: 1\nTRAINER:\n  COOP:\n    N_CTX: 2\n    PREC: fp32\n")

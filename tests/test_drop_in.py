@@ -168,35 +168,35 @@ def test_an_older_plugin_is_replaced(host, capsys, monkeypatch, tmp_path):
     files = dict(drop_in.plan.__globals__["plugin_files"](ROOT))
     newer = tmp_path / "losses.py"
     newer.write_text("# newer\n")
-    files["trainers/capt/losses.py"] = newer
-    del files["trainers/capt/files.py"]
+    files["trainers/capt/method/losses.py"] = newer
+    del files["trainers/capt/run/files.py"]
     monkeypatch.setitem(drop_in.plan.__globals__, "plugin_files", lambda root: files)
     capsys.readouterr()
     assert call(host) == 0
     out = capsys.readouterr().out
-    assert "replaces trainers/capt/: 1 file" in out
-    assert "removes trainers/capt/files.py" in out
-    assert (host / "trainers/capt/losses.py").read_text() == "# newer\n"
-    assert not (host / "trainers/capt/files.py").exists()
+    assert "replaces trainers/capt/method/: 1 file" in out
+    assert "removes trainers/capt/run/files.py" in out
+    assert (host / "trainers/capt/method/losses.py").read_text() == "# newer\n"
+    assert not (host / "trainers/capt/run/files.py").exists()
 
 
 def test_files_of_the_host_are_never_overwritten(host, capsys):
-    (host / "trainers/capt").mkdir()
-    (host / "trainers/capt/model.py").write_text("mine")
+    (host / "trainers/capt/method").mkdir(parents=True)
+    (host / "trainers/capt/method/model.py").write_text("mine")
     before = hosts.digest(host)
     assert call(host) == 2
-    assert "trainers/capt/model.py is there already and is not CAPT's" in capsys.readouterr().err
+    assert "trainers/capt/method/model.py is there already and is not CAPT's" in capsys.readouterr().err
     assert hosts.digest(host) == before
 
 
 def test_changed_files_block_an_update_and_survive_undo(host, capsys):
     call(host)
-    changed = host / "trainers/capt/model.py"
+    changed = host / "trainers/capt/method/model.py"
     changed.write_text(changed.read_text() + "# mine\n")
     assert call(host) == 2
     assert "model.py has been changed since" in capsys.readouterr().err
     assert call(host, "--undo") == 1
-    assert "keeps trainers/capt/model.py" in capsys.readouterr().out
+    assert "keeps trainers/capt/method/model.py" in capsys.readouterr().out
     assert changed.is_file()
     assert (host / "train.py").read_text() == TRAIN
 

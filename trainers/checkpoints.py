@@ -7,7 +7,7 @@ import re
 
 from torch import Tensor, nn
 
-from .capt.files import read_checkpoint
+from .capt.run.files import read_checkpoint
 
 __all__ = ["checkpoint_path", "load_weights"]
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.base_models import class_logits
-from .capt.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
-from .capt.prompted_clip import PromptedCLIP, encode_text_with, load_prompted_clip
+from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_text_with, load_prompted_clip
+from .capt.bases.learners import class_logits
 from .checkpoints import checkpoint_path, load_weights
 
 __all__ = ["ClipTrainer", "TextEncoder", "clip_logits", "initial_context"]

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
-from .capt.context import class_tokens, encode_texts_per_image, meta_net
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.bases.context import class_tokens, encode_texts_per_image, meta_net
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, TextEncoder, clip_logits, initial_context
 
 __all__ = ["CoCoOp", "extend_cfg"]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.context import POSITIONS, class_tokens, place_context
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.bases.context import POSITIONS, class_tokens, place_context
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
 
 __all__ = ["CoOp", "extend_cfg"]

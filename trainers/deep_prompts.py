@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .capt.prompted_clip import PromptedCLIP
+from .capt.backbone.prompted_clip import PromptedCLIP
 
 __all__ = ["add_text_prompts", "add_visual_prompts", "block_prompts", "need_vit", "prompt_depth"]
 

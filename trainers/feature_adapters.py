@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.context import plain_name
-from .capt.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
-from .capt.files import read_checkpoint
-from .capt.precision import PRECISIONS, usable_precision
-from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
-from .capt.run_record import RunRecordMixin
-from .capt.templates import CUSTOM_TEMPLATES
+from .capt.backbone.precision import PRECISIONS, usable_precision
+from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.bases.context import plain_name
+from .capt.bases.templates import CUSTOM_TEMPLATES
+from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
+from .capt.run.files import read_checkpoint
+from .capt.run.record import RunRecordMixin
 from .checkpoints import checkpoint_path
 from .clip_trainer import clip_logits
 

@@ -6,9 +6,9 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .capt.context import class_tokens, place_context
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.bases.context import class_tokens, place_context
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
 from .deep_prompts import add_text_prompts, add_visual_prompts, block_prompts, need_vit, prompt_depth
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.base_models import BaseModel, BaseSpec, build_base, class_logits
-from .capt.distilled_base import Projection
-from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
+from .capt.bases.distilled import Projection
+from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, PromptedClassifier
 from .deep_prompts import add_visual_prompts, block_prompts, need_vit, prompt_depth
 

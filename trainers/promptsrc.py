@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.context import plain_name
-from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
+from .capt.bases.context import plain_name
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, clip_logits
 from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.feature_cache import FeatureCache
+from .capt.run.feature_cache import FeatureCache
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
 
 __all__ = ["ShotCache", "TipAdapter", "TipAdapterF", "extend_cfg", "fine_tuning_optimizer", "mean_views"]

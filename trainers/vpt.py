@@ -6,9 +6,9 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
 
-from .capt.context import plain_name
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.run_record import RunRecordMixin
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.bases.context import plain_name
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder
 from .deep_prompts import add_visual_prompts, block_prompts, need_vit, prompt_depth
 

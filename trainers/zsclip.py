@@ -6,11 +6,11 @@ import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 
-from .capt.context import plain_name
-from .capt.precision import usable_precision
-from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
-from .capt.run_record import RunRecordMixin
-from .capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from .capt.backbone.precision import usable_precision
+from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.bases.context import plain_name
+from .capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from .capt.run.record import RunRecordMixin
 from .clip_trainer import clip_logits
 
 __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]

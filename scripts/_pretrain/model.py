@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.capt.prompted_clip import encode_image_with, encode_text_with, tokenize, without_padding
-from trainers.capt.stock_clip import _model_py as stock_model
+from trainers.capt.backbone.prompted_clip import encode_image_with, encode_text_with, tokenize, without_padding
+from trainers.capt.backbone.stock_clip import _model_py as stock_model
 
 __all__ = ["build", "encode_images", "encode_texts", "save", "standardise", "tokenize", "write_atomically"]
 

@@ -53,7 +53,7 @@ def add_confusion(rows: Sequence[Row], datasets: Sequence[str], subsamples: Sequ
 
 def _report(runs: Sequence[Run | None], references: dict):
     """The report over the pooled halves `runs`; None where a half, its predictions or its base model is missing."""
-    from trainers.capt.confusion_metrics import confusion_report  # brings torch along, so only where it is needed
+    from trainers.capt.run.metrics import confusion_report  # brings torch along, so only where it is needed
 
     labels, base, new, offset = [], [], [], 0
     for run in runs:

@@ -61,7 +61,7 @@ def gather_evidence(
     if run.record["trainer"] != "CAPT":
         return Evidence(f"{run.record['trainer']} mines no pairs and keeps no bank.", {}, {}, {})
     import capt
-    from capt.explanation import explain
+    from capt.use.explanation import explain
 
     try:
         with contextlib.redirect_stdout(sys.stderr):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capt.files import write_atomically
+from capt.run.files import write_atomically
 
 from .figures import class_rows, pair_rows
 from .runs import RunData

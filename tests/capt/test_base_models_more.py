@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
 import tiny  # noqa: E402
 
-from trainers.capt.base_models import BASE_LEARNERS, BaseSpec, build_base  # noqa: E402
-from trainers.capt.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.bases.learners import BASE_LEARNERS, BaseSpec, build_base  # noqa: E402
 
 NEW_CLASSES = ["red_fox", "otter", "accordion"]
 CASES = {

@@ -13,11 +13,11 @@ import torch
 from dassl.config import get_cfg_default
 
 import trainers.capt as package
-from trainers.capt.bank_builder import fold_of
+from trainers.capt.bank.builder import fold_of
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 from trainers.capt.config import PUBLISHED, check_capt, extend_cfg
-from trainers.capt.feature_cache import ViewDataset, hash_seed
-from trainers.capt.files import checkpoint_file, read_checkpoint, write_atomically, write_json
-from trainers.capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from trainers.capt.run.feature_cache import ViewDataset, hash_seed
+from trainers.capt.run.files import checkpoint_file, read_checkpoint, write_atomically, write_json
 
 
 @pytest.fixture
@@ -237,12 +237,12 @@ def test_folds_are_balanced_within_classes():
 
 # Docstrings
 
-MODULES = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(package.__path__, "trainers.capt."))
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name):
-    module = importlib.import_module(f"trainers.capt.{name}")
+    module = importlib.import_module(name)
     result = doctest.testmod(module)
     assert result.failed == 0
-    assert result.attempted > 0 or name not in ("confusion_bank", "confusion_metrics")
+    assert result.attempted > 0 or name not in ("trainers.capt.bank.confusion_bank", "trainers.capt.run.metrics")

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
-from trainers.capt.bank_files import FILE, BankMismatchError
-from trainers.capt.confusion_bank import ConfusionBank, JudgedViews, confusion_intensity
+from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews, confusion_intensity
+from trainers.capt.bank.files import FILE, BankMismatchError
 
 NAMES = ["cup", "jug", "vase"]
 
@@ -261,7 +261,7 @@ def test_failed_save_leaves_the_old_file(hand_bank, tmp_path, monkeypatch):
             file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainers.capt.bank_files.save_file", break_off)
+    monkeypatch.setattr("trainers.capt.bank.files.save_file", break_off)
     with pytest.raises(KeyboardInterrupt):
         hand_bank.merge(hand_bank).save(tmp_path)
     assert path.read_bytes() == before
@@ -297,7 +297,7 @@ def test_damaged_file(hand_bank, tmp_path, damage):
 
 @pytest.mark.parametrize(("number", "fix"), [(7, "update this code"), (1, "train CAPT again")])
 def test_other_formats(hand_bank, tmp_path, monkeypatch, number, fix):
-    monkeypatch.setattr("trainers.capt.bank_files.FORMAT", number)
+    monkeypatch.setattr("trainers.capt.bank.files.FORMAT", number)
     hand_bank.save(tmp_path)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=f"has format {number}, this code reads format 2; {fix}"):

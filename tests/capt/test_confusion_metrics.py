@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from trainers.capt.confusion_metrics import accuracies, confusable_pairs, confusion_matrix, confusion_report
+from trainers.capt.run.metrics import accuracies, confusable_pairs, confusion_matrix, confusion_report
 
 
 def test_report_by_hand():

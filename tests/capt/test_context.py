@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainers.capt.context import encode_texts_per_image, name_order, place_context
+from trainers.capt.bases.context import encode_texts_per_image, name_order, place_context
 
 C, N, L, DT = 3, 5, 14, 4
 LENGTHS = [1, 3, 2]

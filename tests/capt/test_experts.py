@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 from torch.nn.functional import normalize
 
-from trainers.capt.experts import Expert, MultiGranularityDiscrepancyExpert, cosine_kmeans, discriminative, route
-from trainers.capt.sample_miner import SampleSet
-from trainers.capt.semantic_miner import PairSet
+from trainers.capt.method.experts import Expert, MultiGranularityDiscrepancyExpert, cosine_kmeans, discriminative, route
+from trainers.capt.method.sample_miner import SampleSet
+from trainers.capt.method.semantic_miner import PairSet
 
 DIM = 16
 

@@ -4,10 +4,10 @@ import pytest
 import tiny_capt
 import torch
 
-from trainers.capt.confusion_bank import ConfusionBank, JudgedViews
-from trainers.capt.experts import move
-from trainers.capt.feature_cache import ViewBatch
-from trainers.capt.gain import SHARES, TEMPERATURES, fit_gain
+from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
+from trainers.capt.method.experts import move
+from trainers.capt.method.gain import SHARES, TEMPERATURES, fit_gain
+from trainers.capt.run.feature_cache import ViewBatch
 
 
 def views_of(base, num):

@@ -5,7 +5,7 @@ import tiny_capt
 import torch
 from torch.nn.functional import normalize
 
-from trainers.capt.precision import cast_clip
+from trainers.capt.backbone.precision import cast_clip
 
 pytestmark = [
     pytest.mark.gpu,

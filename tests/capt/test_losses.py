@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.capt.losses import balance_loss, confuse_loss, keep_loss, original_loss
+from trainers.capt.method.losses import balance_loss, confuse_loss, keep_loss, original_loss
 
 
 def test_original_loss_by_hand():

@@ -10,9 +10,9 @@ import torch
 from tiny_capt import CLASSES, NEW_CLASSES, encode, images, make_base, make_model, serve, stir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainers.capt.base_models import BaseSpec
+from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
+from trainers.capt.bases.learners import BaseSpec
 from trainers.capt.config import extend_cfg, settings_from
-from trainers.capt.confusion_bank import ConfusionBank, JudgedViews
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
@@ -100,7 +100,7 @@ def test_total_is_the_weighted_sum(base, bank):
 @torch.no_grad()
 def test_own_class_is_no_rival(base, bank, monkeypatch):
     seen = {}
-    monkeypatch.setattr("trainers.capt.model.confuse_loss", lambda *args: seen.setdefault("args", args)[0].sum())
+    monkeypatch.setattr("trainers.capt.method.model.confuse_loss", lambda *args: seen.setdefault("args", args)[0].sum())
     model = make_model(base, bank=bank)
     label = torch.arange(6) % 5
     out = model(*encode(base, images(6)), label)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from trainers.capt.prompt_library import PromptLibrary, encode_pairs
+from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs
 
 FUDD = {"0": {"classes": [1, 0], "prompt_pairs": [{"prompt_pair": ["otter, wet", "red fox, dry"]}]}}
 

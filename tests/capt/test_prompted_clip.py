@@ -9,8 +9,8 @@ import pytest
 import tiny_capt
 import torch
 
-from trainers.capt.prompted_clip import PromptedCLIP, load_clip, tokenize
-from trainers.capt.stock_clip import build_clip, tokenizer
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip, tokenize
+from trainers.capt.backbone.stock_clip import build_clip, tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
@@ -188,6 +188,6 @@ def test_no_network(monkeypatch):
     def offline(name, folder):
         raise OSError("no route")
 
-    monkeypatch.setattr("trainers.capt.stock_clip.download", offline)
+    monkeypatch.setattr("trainers.capt.backbone.stock_clip.download", offline)
     with pytest.raises(ConnectionError, match=r"cannot be downloaded \(no route\); put ViT-B-16.pt into"):
         load_clip("ViT-B/16")

@@ -5,9 +5,9 @@ import tiny_capt
 import torch
 from torch.nn.functional import normalize
 
-from trainers.capt.diff_manner_adapter import DiffMannerAdapter
-from trainers.capt.sample_miner import SampleConfusionMiner
-from trainers.capt.semantic_miner import mine_pairs
+from trainers.capt.method.diff_manner_adapter import DiffMannerAdapter
+from trainers.capt.method.sample_miner import SampleConfusionMiner
+from trainers.capt.method.semantic_miner import mine_pairs
 
 B, WIDTH, HEADS, GRID = 2, 8, 2, 3
 N = GRID * GRID

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.capt.semantic_miner import SemanticConfusionMiner, confusion_scores, mine_pairs
+from trainers.capt.method.semantic_miner import SemanticConfusionMiner, confusion_scores, mine_pairs
 
 PROBS = torch.tensor([[0.5, 0.2, 0.18, 0.12]])  # t = 0
 COUNTS = torch.tensor([[0.0, 9, 0, 0], [1, 0, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]])  # n[2, 0] = 3: class 2 taken for 0

@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
 import tiny  # noqa: E402
 
-from trainers.capt.base_models import BaseSpec, build_base  # noqa: E402
-from trainers.capt.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
-from trainers.capt.model import CAPTModel, CAPTSettings  # noqa: E402
-from trainers.capt.prompt_library import PromptLibrary, encode_pairs  # noqa: E402
-from trainers.capt.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
+from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs  # noqa: E402
+from trainers.capt.bases.learners import BaseSpec, build_base  # noqa: E402
+from trainers.capt.method.model import CAPTModel, CAPTSettings  # noqa: E402
 
 SIDE, PATCH, GRID = 32, 8, 4
 CLASSES = ["cup", "jug", "vase", "red_fox", "otter"]

@@ -5,7 +5,7 @@ import json
 import pytest
 import trees
 
-from trainers.capt.templates import CUSTOM_TEMPLATES
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES
 
 SIZES = {"red fox": 10, "teapot": 20, "Kite": 3}
 

@@ -8,7 +8,7 @@ import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
 from scripts.check_data import PUBLISHED
-from trainers.capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 
 ROOT = Path(__file__).parents[2]
 YAML_NAMES = {

@@ -91,8 +91,8 @@ def test_our_checkpoints_give_our_logits_there(originals, clip_path):
 def test_the_originals_runs_serve_as_bases(originals, clip_path):
     from torch.nn.functional import normalize
 
-    from trainers.capt.base_models import BaseSpec, build_base
-    from trainers.capt.prompted_clip import PromptedCLIP, load_clip
+    from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip
+    from trainers.capt.bases.learners import BaseSpec, build_base
 
     output, cases = originals
     for case, (name, keys) in cases.items():

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-from trainers.capt.confusion_metrics import accuracies, confusion_report
+from trainers.capt.run.metrics import accuracies, confusion_report
 
 
 def write_run(folder, labels, predictions, base=None, classnames=None, root=None, **record):

@@ -9,8 +9,8 @@ import compat  # noqa: F401
 import pytest
 
 from datasets.fashion_mnist import FashionMNIST
-from trainers.capt.prompt_library import PromptLibrary
-from trainers.capt.stock_clip import tokenizer
+from trainers.capt.backbone.stock_clip import tokenizer
+from trainers.capt.bank.prompt_library import PromptLibrary
 
 FOLDER = Path(__file__).resolve().parents[2] / "descriptions"
 SPLITS = {

@@ -20,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "trainers"))
 
-from capt.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
+from capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
 from scripts import make_prompts  # noqa: E402
 from scripts.prompting.journal import Journal  # noqa: E402
 
@@ -106,7 +106,7 @@ def test_right_answers_are_kept_with_question_model_and_date(run, server, tmp_pa
     assert make_prompts.main(arguments(run, server, out)) == 0
     assert len(server.asked) == 8
 
-    from capt.prompt_library import PromptLibrary
+    from capt.bank.prompt_library import PromptLibrary
 
     prompts = PromptLibrary(out, "Toys").prompts("otter", "red_fox")
     assert prompts.difference == ("a photo of two.",)

@@ -19,7 +19,7 @@ from scripts import pretrain_clip
 from scripts._pretrain import model as clip_model
 from scripts._pretrain import sources, zero_shot
 from scripts._pretrain.training import Captions, Engine, Trainer, augment, contrastive_loss
-from trainers.capt.prompted_clip import load_clip
+from trainers.capt.backbone.prompted_clip import load_clip
 
 TINY = "--image-size 16 --patch 8 --vision-width 64 --vision-layers 1 --text-width 64 --text-layers 1 --embed-dim 16"
 COLOURS = {"red": (220, 30, 30), "sky_blue": (40, 90, 220), "green": (30, 200, 60)}

@@ -12,7 +12,7 @@ from test_cuda_placement import _on_fake_gpu
 from test_whole_runs import NAMES, build  # noqa: F401 - a fixture
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainers.capt.feature_cache import FeatureCache, ViewBatch
+from trainers.capt.run.feature_cache import FeatureCache, ViewBatch
 from trainers.clip_adapter import Bottleneck
 from trainers.linear_probe import LinearHead
 from trainers.tip_adapter import ShotCache, mean_views

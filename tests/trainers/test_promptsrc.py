@@ -5,7 +5,7 @@ import tiny
 import torch
 from torch.nn.functional import cross_entropy, normalize
 
-from trainers.capt.stock_clip import build_clip, clip
+from trainers.capt.backbone.stock_clip import build_clip, clip
 from trainers.imagenet_templates import IMAGENET_TEMPLATES
 from trainers.promptsrc import gaussian_weights
 

@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capt"))
 
 import tiny_capt  # noqa: E402
 
-from trainers.capt.base_models import CoOp, ZeroshotCLIP  # noqa: E402
-from trainers.capt.context import class_tokens, encode_texts_per_image, place_context  # noqa: E402
-from trainers.capt.prompted_bases import CoCoOp, DeepPromptedCLIP, LearnedPrompts, meta_net  # noqa: E402
-from trainers.capt.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.bases.context import class_tokens, encode_texts_per_image, place_context  # noqa: E402
+from trainers.capt.bases.learners import CoOp, ZeroshotCLIP  # noqa: E402
+from trainers.capt.bases.prompted import CoCoOp, DeepPromptedCLIP, LearnedPrompts, meta_net  # noqa: E402
 
 CONTEXT = 77
 CLOSE = {"rtol": 0, "atol": 1e-6}

@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from trainers.capt.stock_clip import build_clip, clip
-from trainers.capt.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
+from trainers.capt.backbone.stock_clip import build_clip, clip
+from trainers.capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 
 
 def _stock_logits(templates, class_names=tiny.CLASS_NAMES):

@@ -7,14 +7,14 @@ repository. :func:`load` serves a trained run; it needs no dassl, and where nobo
 
 from typing import TYPE_CHECKING, Any
 
-from .bank_files import BankMismatchError
+from .backbone.prompted_clip import PromptedCLIP, load_clip
+from .bank.confusion_bank import ConfusionBank
+from .bank.files import BankMismatchError
 from .config import PUBLISHED, extend_cfg
-from .confusion_bank import ConfusionBank
-from .confusion_metrics import ConfusionReport, confusion_report
-from .model import CAPTModel, CAPTOutput, CAPTSettings
-from .predictor import ImageError, Prediction, Predictor, load
-from .prompted_clip import PromptedCLIP, load_clip
+from .method.model import CAPTModel, CAPTOutput, CAPTSettings
 from .registration import register_trainer
+from .run.metrics import ConfusionReport, confusion_report
+from .use.predictor import ImageError, Prediction, Predictor, load
 
 if TYPE_CHECKING:
     from .trainer import CAPT

@@ -9,9 +9,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from .base_models import BASE_LEARNERS
-from .model import CAPTSettings
-from .precision import PRECISIONS
+from .backbone.precision import PRECISIONS
+from .bases.learners import BASE_LEARNERS
+from .method.model import CAPTSettings
 
 __all__ = ["PUBLISHED", "check_capt", "extend_cfg", "settings_from"]
 
@@ -44,7 +44,7 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     # The base model that CAPT stands on.
     node.BASE = CfgNode()
-    node.BASE.NAME = "ZeroshotCLIP"  # a key of base_models.BASE_LEARNERS
+    node.BASE.NAME = "ZeroshotCLIP"  # a key of bases.learners.BASE_LEARNERS
     node.BASE.DIR = ""  # run folder of that learner; unused by ZeroshotCLIP
     node.BASE.EPOCH = 0  # epoch to load; 0: the best or last that was saved
     node.BASE.TEMPLATE = ""  # ZeroshotCLIP's prompt with {} for the name; "": the data set's own

@@ -1,4 +1,4 @@
-"""The Dassl trainer ``CAPT``: life cycle only. The method is in :mod:`.model`."""
+"""The Dassl trainer ``CAPT``: life cycle only. The method is in :mod:`.method.model`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
-from .bank_builder import BankBuilder
-from .bank_files import FILE as BANK_FILE
-from .base_model import BaseModel
-from .base_models import BaseSpec, build_base
+from .backbone.precision import autocast_for, usable_precision
+from .backbone.prompted_clip import load_prompted_clip
+from .bank.builder import BankBuilder
+from .bank.confusion_bank import ConfusionBank
+from .bank.files import FILE as BANK_FILE
+from .bank.prompt_library import PromptLibrary, encode_pairs
+from .bases.base_model import BaseModel
+from .bases.learners import BaseSpec, build_base
+from .bases.templates import CUSTOM_TEMPLATES
 from .config import check_capt, settings_from
-from .confusion_bank import ConfusionBank
-from .feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
-from .files import checkpoint_file, read_checkpoint
-from .gain import fit_gain
-from .model import FORMAT, CAPTModel, CAPTOutput
-from .precision import autocast_for, usable_precision
-from .prompt_library import PromptLibrary, encode_pairs
-from .prompted_clip import load_prompted_clip
-from .run_record import RunRecordMixin, relative_path
-from .serving import Serving, keep_pair_features, keep_serving
-from .templates import CUSTOM_TEMPLATES
+from .method.gain import fit_gain
+from .method.model import FORMAT, CAPTModel, CAPTOutput
+from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
+from .run.files import checkpoint_file, read_checkpoint
+from .run.record import RunRecordMixin, relative_path
+from .run.serving import Serving, keep_pair_features, keep_serving
 
 __all__ = ["CAPT"]
 

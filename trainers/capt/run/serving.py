@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..bank.prompt_library import PromptLibrary
 from .files import write_atomically, write_json
-from .prompt_library import PromptLibrary
 
 __all__ = ["Serving", "keep_pair_features", "keep_serving", "read_pair_features", "read_serving"]
 

@@ -5,7 +5,7 @@
     print(run.predict(["kitchen.jpg"]))
 
 Everything comes from the run folder: ``results.json`` (the configuration), the checkpoint, the bank, and what
-:mod:`.serving` keeps. CLIP's own weights and the base learner's run are found by the paths in the configuration.
+:mod:`capt.run.serving` keeps. CLIP's own weights and the base learner's run are found by the paths in the configuration.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from torch.nn.functional import normalize
 from torchvision import transforms
 from yacs.config import CfgNode
 
-from .bank_files import FILE as BANK_FILE
-from .base_models import BaseSpec, build_base
-from .config import settings_from
-from .confusion_bank import ConfusionBank
-from .files import checkpoint_file, read_checkpoint
-from .model import FORMAT, CAPTModel, CAPTOutput, CAPTSettings
-from .precision import autocast_for, usable_precision
-from .prompt_library import PromptLibrary, encode_pairs
-from .prompted_clip import load_prompted_clip
-from .serving import (
+from ..backbone.precision import autocast_for, usable_precision
+from ..backbone.prompted_clip import load_prompted_clip
+from ..bank.confusion_bank import ConfusionBank
+from ..bank.files import FILE as BANK_FILE
+from ..bank.prompt_library import PromptLibrary, encode_pairs
+from ..bases.learners import BaseSpec, build_base
+from ..bases.templates import CUSTOM_TEMPLATES
+from ..config import settings_from
+from ..method.model import FORMAT, CAPTModel, CAPTOutput, CAPTSettings
+from ..run.files import checkpoint_file, read_checkpoint
+from ..run.serving import (
     FOLDER,
     Serving,
     keep_pair_features,
@@ -42,7 +43,6 @@ from .serving import (
     read_pair_features,
     read_serving,
 )
-from .templates import CUSTOM_TEMPLATES
 
 __all__ = ["ImageError", "Prediction", "Predictor", "image_transform", "load", "open_image"]
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .files import write_atomically, write_json
+from ..run.files import write_atomically, write_json
 
 if TYPE_CHECKING:
     from .confusion_bank import ConfusionBank

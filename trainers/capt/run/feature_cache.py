@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .base_models import BaseModel
+from ..bases.learners import BaseModel
 
 __all__ = ["CachedLoader", "FeatureCache", "ViewBatch", "ViewDataset", "encode_views"]
 

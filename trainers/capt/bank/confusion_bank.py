@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from .bank_files import BankMismatchError, StoredBank
+from .files import BankMismatchError, StoredBank
 
 __all__ = ["ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .files import checkpoint_file, read_checkpoint
-from .prompted_clip import ImageFeatures, PromptedCLIP
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
+from ..run.files import checkpoint_file, read_checkpoint
 
 __all__ = ["BaseModel", "BaseSpec", "check_width", "class_logits", "entry", "learner_state"]
 

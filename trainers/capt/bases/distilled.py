@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..backbone.precision import cast_clip
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_clip
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .precision import cast_clip
-from .prompted_bases import check_backbone, load_independent, visual_prompts
-from .prompted_clip import ImageFeatures, PromptedCLIP, load_clip
+from .prompted import check_backbone, load_independent, visual_prompts
 
 __all__ = ["Projection", "load_promptkd"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .model import CAPTOutput
+from ..method.model import CAPTOutput
 from .predictor import Images, Prediction, Predictor
 
 __all__ = ["Explanation", "MinedPair", "Representative", "explain"]

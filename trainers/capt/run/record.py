@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .confusion_metrics import accuracies, confusion_report
 from .files import write_atomically, write_json
+from .metrics import accuracies, confusion_report
 
 __all__ = ["RunRecordMixin", "code_commit", "relative_path"]
 

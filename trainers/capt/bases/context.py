@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from . import stock_clip
-from .prompted_clip import PromptedCLIP
+from ..backbone import stock_clip
+from ..backbone.prompted_clip import PromptedCLIP
 
 __all__ = [
     "ClassTokens",

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base_models import BaseModel, class_logits
-from .confusion_bank import ConfusionBank, confusion_intensity
+from ..backbone.prompted_clip import ImageFeatures
+from ..bank.confusion_bank import ConfusionBank, confusion_intensity
+from ..bases.learners import BaseModel, class_logits
 from .diff_manner_adapter import DiffMannerAdapter
 from .experts import MultiGranularityDiscrepancyExpert, Refinement
 from .losses import balance_loss, confuse_loss, keep_loss, original_loss
-from .prompted_clip import ImageFeatures
 from .sample_miner import SampleConfusionMiner, SampleSet
 from .semantic_miner import PairSet, SemanticConfusionMiner
 
@@ -32,7 +32,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CAPTSettings:
-    """Sizes, switches and weights; :mod:`.config` explains each and holds the defaults in use."""
+    """Sizes, switches and weights; :mod:`capt.config` explains each and holds the defaults in use."""
 
     num_pairs: int = 3
     symmetric: bool = False

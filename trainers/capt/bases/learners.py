@@ -10,11 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..backbone.prompted_clip import PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, class_logits, entry, learner_state
 from .context import class_tokens, place_context, plain_name
-from .distilled_base import load_promptkd
-from .prompted_bases import load_cocoop, load_independent, load_maple, load_vpt
-from .prompted_clip import PromptedCLIP
+from .distilled import load_promptkd
+from .prompted import load_cocoop, load_independent, load_maple, load_vpt
 
 __all__ = ["BASE_LEARNERS", "BaseModel", "BaseSpec", "build_base", "class_logits"]
 

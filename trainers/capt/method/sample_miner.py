@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from .confusion_bank import ConfusionBank
+from ..bank.confusion_bank import ConfusionBank
 from .diff_manner_adapter import DiffMannerAdapter
 from .semantic_miner import PairSet
 

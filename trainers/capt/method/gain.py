@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..run.feature_cache import ViewBatch
 from .experts import move
-from .feature_cache import ViewBatch
 from .model import CAPTModel
 
 __all__ = ["SHARES", "fit_gain"]

@@ -15,9 +15,9 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
 
-from .base_models import BaseModel, BaseSpec, build_base
+from ..bases.learners import BaseModel, BaseSpec, build_base
+from ..run.feature_cache import FeatureCache, ViewBatch
 from .confusion_bank import ConfusionBank, JudgedViews
-from .feature_cache import FeatureCache, ViewBatch
 
 __all__ = ["BankBuilder", "bank_fingerprint", "fit_fold", "fold_of"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, linear, normalize
 
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
 from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
-from .prompted_clip import ImageFeatures, PromptedCLIP
 
 __all__ = [
     "LearnedPrompts",

@@ -1,0 +1,1 @@
+"""CLIP itself: the ``clip`` package, prompts walked through its towers, and their precision."""

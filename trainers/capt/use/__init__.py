@@ -1,0 +1,1 @@
+"""A trained run at work: predictions of images, and the reasons for them."""
