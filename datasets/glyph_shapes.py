@@ -11,12 +11,9 @@ base classes can help on the new ones.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from .glyph_drawing import Pen
+from .glyph_pen import Pen
 
 __all__ = ["BASE_SHAPES", "CAPTIONS", "LOOK_ALIKES", "NEW_SHAPES", "SHAPES"]
 

@@ -162,7 +162,7 @@ class CAPT(RunRecordMixin, TrainerX):
         """Write beside the checkpoints what :func:`capt.load` needs and the configuration does not say."""
         classnames = list(self.dm.dataset.classnames)
         serving = Serving(self.base_spec.template, classnames, self._all_classnames())
-        keep_serving(self.output_dir, serving, self.prompt_library)
+        keep_serving(self.output_dir, serving, self.prompt_library.files)
         keep_pair_features(self.output_dir, classnames, self.model.base.digest(), *self._pair_features)
 
     def _use_cache(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,14 +13,13 @@ from torch import Tensor
 
 from ..run.files import write_atomically, write_json
 
-if TYPE_CHECKING:
-    from .confusion_bank import ConfusionBank
-
 __all__ = ["FILE", "BankMismatchError", "StoredBank"]
 
 FORMAT = 2  # 2 keeps the class tokens
 FILE = "confusion_bank.safetensors"
 FEATURES_SUFFIX = ".bank.safetensors"
+
+Bank = TypeVar("Bank", bound="StoredBank")
 
 
 class BankMismatchError(ValueError):
@@ -60,7 +59,7 @@ class StoredBank:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> ConfusionBank:
+    def load(cls: type[Bank], path: str | Path, device: torch.device | str = "cpu") -> Bank:
         """A bank from its file, or from the folder that holds it.
 
         Raises:

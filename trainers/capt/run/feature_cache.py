@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,16 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..bases.learners import BaseModel
+from ..backbone.prompted_clip import ImageFeatures
 
-__all__ = ["CachedLoader", "FeatureCache", "ViewBatch", "ViewDataset", "encode_views"]
+__all__ = ["CachedLoader", "FeatureCache", "ImageEncoder", "ViewBatch", "ViewDataset", "encode_views", "hash_seed"]
+
+
+class ImageEncoder(Protocol):
+    """What makes features of images: a base model, or CLIP itself."""
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Features of ``(B, 3, H, W)`` images."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,7 @@ def _seeded(*key: int) -> Iterator[None]:
 
 @torch.no_grad()
 def encode_views(
-    base: BaseModel, views: ViewDataset, device: torch.device, batch_size: int, num_workers: int, title: str
+    base: ImageEncoder, views: ViewDataset, device: torch.device, batch_size: int, num_workers: int, title: str
 ) -> Iterator[ViewBatch]:
     """Base-model features of all views, batch by batch on ``device``, with a progress bar on a terminal."""
     loader = DataLoader(views, batch_size, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda")

@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..bank.prompt_library import PromptLibrary
 from .files import write_atomically, write_json
 
 __all__ = ["Serving", "keep_pair_features", "keep_serving", "read_pair_features", "read_serving"]
@@ -47,11 +46,11 @@ class Serving:
     all_classnames: list[str]
 
 
-def keep_serving(run: str | Path, serving: Serving, library: PromptLibrary) -> None:
-    """Write the template and the class names, and copy the prompt files that ``library`` found."""
+def keep_serving(run: str | Path, serving: Serving, prompt_files: Sequence[Path]) -> None:
+    """Write the template and the class names, and copy the prompt files that the run found."""
     folder = Path(run) / FOLDER
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
-    for path in library.files:
+    for path in prompt_files:
         target = folder / "prompts" / path.name
         write_atomically(target, lambda temporary, path=path: shutil.copyfile(path, temporary))
     write_json(folder / "serving.json", {"format": FORMAT, **asdict(serving)})
@@ -90,7 +89,7 @@ def keep_pair_features(
         run: the run folder.
         classnames: C names.
         base_digest: whose text encoder made them.
-        difference: ``(C, C, D)``, see :func:`encode_pairs`.
+        difference: ``(C, C, D)``, at [t, j] D[t|j].
         commonality: ``(C, C, D)``.
     """
     tensors = {"difference": difference, "commonality": commonality}

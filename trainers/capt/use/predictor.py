@@ -5,7 +5,8 @@
     print(run.predict(["kitchen.jpg"]))
 
 Everything comes from the run folder: ``results.json`` (the configuration), the checkpoint, the bank, and what
-:mod:`capt.run.serving` keeps. CLIP's own weights and the base learner's run are found by the paths in the configuration.
+:mod:`capt.run.serving` keeps. CLIP's own weights and the base learner's run are found by the paths in the
+configuration.
 """
 
 from __future__ import annotations
