@@ -16,8 +16,10 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from ..bases.learners import BaseModel, BaseSpec, build_base
+from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
 from .confusion_bank import ConfusionBank, JudgedViews
+from .files import FILE
 
 __all__ = ["BankBuilder", "bank_fingerprint", "fit_fold", "fold_of"]
 
@@ -78,6 +80,31 @@ class BankBuilder:
         self.relative = relative
         self.seed = seed
 
+    def build_for_run(self, run: str | Path, own: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
+        """Build the bank of a run and store it; a bank that lies in its folder already must be this run's.
+
+        Args:
+            run: its folder.
+            own: its training items.
+            cache: their features, where they are kept.
+
+        Raises:
+            BankMismatchError: the folder holds the bank of another run.
+        """
+        path = Path(run) / FILE
+        if path.is_file():  # a resumed run: built anew, since the stored one holds no tokens
+            ConfusionBank.load(path).check(self.fingerprint())
+        if self.node.SHOTS == -1:
+            source = rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x
+            print(f"Bank protocol: published, from the full training set ({len(source):,} images)")
+            bank = self.build(source)
+        else:
+            print(f"Bank protocol: honest, from the {len(own):,} training images of this run")
+            bank = self.build(own, cache)
+        bank.save(run)
+        _describe(bank)
+        return bank
+
     @torch.no_grad()
     def build(self, source: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
         """The bank of the training items ``source``, whose features ``cache`` may hold already."""
@@ -132,6 +159,15 @@ class BankBuilder:
             for batch in self.encode(judge, source, num_views, f"Judging views ({fold + 1}/{len(judges)})", mine):
                 probs[batch.index * num_views + batch.view] = judge.logits(batch.z).softmax(dim=-1)
         return lambda views: probs[views.index * num_views + views.view]
+
+
+def _describe(bank: ConfusionBank) -> None:
+    num_confused = bank.num_confused
+    print(f"Confusion bank: {num_confused:,} confused views, {len(bank) - num_confused:,} near misses")
+    if num_confused == 0:
+        print("The base model makes no error on these images; BANK.SOURCE zeroshot or crossfit would find some")
+    for a, b, count in bank.top_pairs(5):
+        print(f"  {a} / {b}: {count:.4g}")
 
 
 def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:

@@ -88,6 +88,27 @@ class StoredBank:
                 f'"{path}" is not a confusion bank or is damaged ({reason}); delete it and train'
             ) from error
 
+    @classmethod
+    def of_run(
+        cls: type[Bank],
+        run: str | Path,
+        base_digest: str,
+        checkpoint: str | Path | None,
+        device: torch.device | str = "cpu",
+    ) -> Bank:
+        """The bank of a trained run, with the confusion features beside ``checkpoint`` where one is given.
+
+        Raises:
+            FileNotFoundError: a file is not there.
+            BankMismatchError: the bank was built on another base model.
+            ValueError: a file is damaged.
+        """
+        bank = cls.load(run, device)
+        bank.check({"base_weights": base_digest})
+        if checkpoint is not None:
+            bank.load_confusion_features(checkpoint)
+        return bank
+
     def save_confusion_features(self, checkpoint: str | Path) -> None:
         """Store the entries' confusion features beside the checkpoint whose adapter made them."""
         tensors = {"confusion_features": self.confusion_features.cpu().contiguous()}

@@ -197,6 +197,17 @@ def encode_pairs(
     return difference, commonality, sources
 
 
+def announced_pairs(
+    library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """``difference`` and ``commonality`` of :func:`encode_pairs`; prints which files and sources they came from."""
+    difference, commonality, sources = encode_pairs(library, classnames, text_features)
+    for path in library.files:
+        print(f"Pair prompts from {path}")
+    print("Pair prompts by source: " + ", ".join(f"{k} {v:,}" for k, v in sorted(sources.items())))
+    return difference, commonality
+
+
 def _mean_by_cell(features: Tensor, cells: list[int], rows: list[int], num_classes: int) -> Tensor:
     cell = torch.tensor(cells, device=features.device)
     row = torch.tensor(rows, device=features.device)

@@ -1,5 +1,7 @@
 """Hand-written prompts of CoOp's zero-shot CLIP, one per data set, and the seven chosen for ImageNet."""
 
+__all__ = ["CUSTOM_TEMPLATES", "IMAGENET_TEMPLATES_SELECT", "template_of"]
+
 CUSTOM_TEMPLATES: dict[str, str] = {
     "ImageNet": "a photo of a {}.",
     "Caltech101": "a photo of a {}.",
@@ -30,3 +32,8 @@ IMAGENET_TEMPLATES_SELECT: list[str] = [
     "art of the {}.",
     "a photo of the small {}.",
 ]
+
+
+def template_of(dataset: str) -> str:
+    """The hand-written prompt of a data set, or the one that fits any."""
+    return CUSTOM_TEMPLATES.get(dataset, "a photo of a {}.")

@@ -17,7 +17,7 @@ from ..run.feature_cache import ViewBatch
 from .experts import move
 from .model import CAPTModel
 
-__all__ = ["SHARES", "fit_gain"]
+__all__ = ["SHARES", "fit_gain", "set_gain"]
 
 SHARES = (0.0, 1 / 12, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 1.0)  # of the largest gain
 TEMPERATURES = tuple(2 ** (step / 4) for step in range(-8, 11))  # 0.25 to 5.7
@@ -49,3 +49,11 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
         loss = loss + torch.stack([torch.stack(row) for row in rows])  # (gains, temperatures)
     best = int(loss.argmin())
     return gains[best // len(TEMPERATURES)], TEMPERATURES[best % len(TEMPERATURES)]
+
+
+@torch.no_grad()
+def set_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, largest: float) -> None:
+    """Give the expert the gain that :func:`fit_gain` chooses, and say which."""
+    gain, temperature = fit_gain(model.eval(), views, bank_index, largest)
+    model.refiner.expert.gain.fill_(gain)
+    print(f"Gain of the corrections: {gain:.3g} of at most {largest:g} (temperature {temperature:.2f})")

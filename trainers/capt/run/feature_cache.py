@@ -21,9 +21,19 @@ from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..backbone.prompted_clip import ImageFeatures
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 
-__all__ = ["CachedLoader", "FeatureCache", "ImageEncoder", "ViewBatch", "ViewDataset", "encode_views", "hash_seed"]
+__all__ = [
+    "CachedLoader",
+    "FeatureCache",
+    "ImageEncoder",
+    "ViewBatch",
+    "ViewDataset",
+    "ViewEncoder",
+    "cache_where_it_fits",
+    "encode_views",
+    "hash_seed",
+]
 
 
 class ImageEncoder(Protocol):
@@ -137,6 +147,42 @@ def encode_views(
         yield ViewBatch(z, features.cls, features.tokens, *meta)
 
 
+@dataclass(frozen=True)
+class ViewEncoder:
+    """How one run looks at images; call it for the features of the views of any training items.
+
+    Attributes:
+        test_transform: see :class:`ViewDataset`, as are the next three.
+        train_transform: likewise.
+        read_image: likewise.
+        seed: likewise.
+        device: where the features are made.
+        batch_size: views in one pass.
+        num_workers: processes that read images.
+    """
+
+    test_transform: Callable
+    train_transform: Callable
+    read_image: Callable
+    seed: int
+    device: torch.device
+    batch_size: int
+    num_workers: int
+
+    def __call__(
+        self,
+        base: ImageEncoder,
+        source: Sequence[Any],
+        num_views: int,
+        title: str,
+        images: Sequence[int] | None = None,
+    ) -> Iterator[ViewBatch]:
+        """Features by ``base`` of ``num_views`` views of the items ``source``, or of those at the places ``images``."""
+        transforms = self.test_transform, self.train_transform
+        views = ViewDataset(source, num_views, *transforms, self.read_image, self.seed, images)
+        return encode_views(base, views, self.device, self.batch_size, self.num_workers, title)
+
+
 class FeatureCache:
     """Features of V views of every image, kept in main memory.
 
@@ -174,6 +220,33 @@ class FeatureCache:
         item = torch.arange(len(self) * num_views)
         for part in item.split(batch_size):
             yield self.take(part // num_views, part % num_views)
+
+
+def cache_where_it_fits(
+    views: Iterator[ViewBatch], num_images: int, num_views: int, prompted: PromptedCLIP, max_gigabytes: float
+) -> FeatureCache | None:
+    """A cache of these views, or None where it would take too much memory; says in one line which.
+
+    Args:
+        views: what :func:`encode_views` yields; nothing of it is computed where there is no cache.
+        num_images: number of images.
+        num_views: V.
+        prompted: the CLIP whose tokens are kept.
+        max_gigabytes: what the cache may take.
+    """
+    gigabytes = 0.0
+    if prompted.is_vit:
+        size = torch.finfo(prompted.dtype).bits // 8
+        gigabytes = FeatureCache.gigabytes(num_images, num_views, prompted.grid**2, prompted.width, size)
+    if gigabytes > max_gigabytes:
+        print(
+            f"Feature cache off: {gigabytes:.1f} GB for {num_views} views, CACHE.MAX_GB is {max_gigabytes:.1f}; "
+            "the image tower runs every step"
+        )
+        return None
+    cache = FeatureCache(views, num_views)
+    print(f"Feature cache: {len(cache):,} images x {num_views} views, {gigabytes:.2f} GB")
+    return cache
 
 
 class CachedLoader:

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,12 @@ from ..bank.confusion_bank import ConfusionBank
 from ..bank.files import FILE as BANK_FILE
 from ..bank.prompt_library import PromptLibrary, encode_pairs
 from ..bases.learners import BaseSpec, build_base
-from ..bases.templates import CUSTOM_TEMPLATES
+from ..bases.spec import spec_from
+from ..bases.templates import template_of
 from ..config import settings_from
-from ..method.model import FORMAT, CAPTModel, CAPTOutput, CAPTSettings
-from ..run.files import checkpoint_file, read_checkpoint
+from ..method.checkpoint import load_refiner
+from ..method.model import CAPTModel, CAPTOutput, CAPTSettings
+from ..run.files import checkpoint_file
 from ..run.serving import (
     FOLDER,
     Serving,
@@ -49,6 +51,7 @@ __all__ = ["ImageError", "Prediction", "Predictor", "image_transform", "load", "
 
 logger = logging.getLogger(__name__)
 
+OTHER_BASE = "give the CLIP and the base learner that it was trained on by backbone and base_dir"
 Images = str | os.PathLike | Image.Image | Tensor | Sequence[str | os.PathLike | Image.Image]
 
 
@@ -244,14 +247,12 @@ def load(
     prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
     base = build_base(prompted, _base_spec(node.BASE, cfg.DATASET.NAME, serving.template, run, base_dir)).to(device)
     model = CAPTModel(base, _settings(node, run)).to(device)
-    _load_weights(model, path)
+    load_refiner(model, path, other_base=OTHER_BASE)
 
     bank = None
     if (run / BANK_FILE).is_file() or node.BANK.AT_TEST:
-        bank = ConfusionBank.load(run, device)
-        bank.check({"base_weights": base.digest()})
-        if model.sample_miner is not None and node.BANK.AT_TEST:
-            bank.load_confusion_features(path)
+        has_features = model.sample_miner is not None and node.BANK.AT_TEST
+        bank = ConfusionBank.of_run(run, base.digest(), path if has_features else None, device)
     library = PromptLibrary(_prompts(run, node.SEM.PROMPTS), cfg.DATASET.NAME, serving.all_classnames)
     return Predictor(run, record, model, bank, library, precision)
 
@@ -290,8 +291,7 @@ def _serving(run: Path, record: dict[str, Any]) -> Serving:
     if serving is not None:
         return serving
     config = record["config"]
-    template = config["TRAINER"]["CAPT"]["BASE"]["TEMPLATE"]
-    template = template or CUSTOM_TEMPLATES.get(config["DATASET"]["NAME"], "a photo of a {}.")
+    template = config["TRAINER"]["CAPT"]["BASE"]["TEMPLATE"] or template_of(config["DATASET"]["NAME"])
     return Serving(template, record["classnames"], record["classnames"])
 
 
@@ -318,28 +318,14 @@ def _base_spec(node: CfgNode, dataset: str, template: str, run: Path, base_dir: 
             f'The base model of "{run}", {node.NAME} in "{directory}", is not there; '
             "put the folder back, or say where it lies by base_dir"
         )
-    more = {"context_words": node.CTX_INIT} if "CTX_INIT" in node else {}
-    if "TEACHER_DIR" in node:
-        more |= {
-            "teacher_directory": _found(node.TEACHER_DIR or os.path.join("teacher_model", dataset), run),
-            "teacher_backbone": _found(node.TEACHER_NAME, run),
-        }
-    return BaseSpec(node.NAME, directory, node.EPOCH, template, node.CLASS_TOKEN_POSITION, **more)
-
-
-def _load_weights(model: CAPTModel, path: str) -> None:
-    state = {key.removeprefix("module."): value for key, value in read_checkpoint(path)["state_dict"].items()}
-    if not {"base_digest", "format"} <= state.keys():
-        raise ValueError(f'"{path}" is no checkpoint of CAPT')
-    if int(state["format"]) > FORMAT:
-        raise ValueError(f'"{path}" has format {int(state["format"])}, this code reads up to {FORMAT}; update it')
-    stored, own = bytes(state["base_digest"].tolist()).hex(), model.base.digest()
-    if stored != own:
-        raise ValueError(
-            f'"{path}" was trained on another base model ({stored[:12]}, this one is {own[:12]}); '
-            "give the CLIP and the base learner that it was trained on by backbone and base_dir"
-        )
-    model.refiner.load_state_dict(state)
+    spec = spec_from(node, dataset)
+    return replace(
+        spec,
+        directory=directory,
+        template=template,
+        teacher_directory=_found(spec.teacher_directory, run),
+        teacher_backbone=_found(spec.teacher_backbone, run),
+    )
 
 
 def image_transform(node: dict[str, Any]) -> transforms.Compose:

@@ -1,0 +1,31 @@
+"""Figures of training steps, summed where they are made and read only when they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+__all__ = ["RunningMeans"]
+
+
+class RunningMeans:
+    """Means of named scalars since they were last taken; adding makes the host wait for no device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._number = 0
+
+    @torch.no_grad()
+    def add(self, figures: Mapping[str, Tensor]) -> None:
+        """Count the figures of one step."""
+        for name, value in figures.items():
+            self._sums[name] = self._sums.get(name, 0) + value.detach()
+        self._number += 1
+
+    def take(self) -> dict[str, Tensor]:
+        """The means of what was added, which is forgotten."""
+        means = {name: value / self._number for name, value in self._sums.items()}
+        self._sums, self._number = {}, 0
+        return means
