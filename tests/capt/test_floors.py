@@ -108,7 +108,7 @@ def test_imports_are_seen_wherever_they_stand(tmp_path, text, expected):
 def test_upward_imports_and_circles_are_found():
     house = graph("trainers/capt")
     house["trainers.capt.run.files"] = house["trainers.capt.run.files"] | {"trainers.capt.bank.files"}
-    assert upward(house) == ["trainers.capt.run.files -> trainers.capt.bank.files"]
+    assert "trainers.capt.run.files -> trainers.capt.bank.files" in upward(house)
     found = circle(house)
     assert {"trainers.capt.run.files", "trainers.capt.bank.files"} <= set(found)
     assert found[0] == found[-1]

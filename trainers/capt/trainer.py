@@ -222,30 +222,28 @@ class CAPT(RunRecordMixin, TrainerX):
     def test(self, split: str | None = None) -> float:
         """Dassl's test, with the bank as ``BANK.AT_TEST`` says."""
         bank = self.model.bank
-        is_consulted = bank is not None and self.cfg.TRAINER.CAPT.BANK.AT_TEST
-        can_settle = is_consulted and self.model.sample_miner is not None and bank.has_tokens
-        if bank is not None and not is_consulted:
-            self._serve_classes(None)
-        if can_settle:
-            self.model.sample_miner.settle(bank, self.model.base.project)
-        try:
+        if bank is None:
             return super().test(split)
-        finally:
-            if bank is not None and not is_consulted:
+        if not self.cfg.TRAINER.CAPT.BANK.AT_TEST:
+            self._serve_classes(None)
+            try:
+                return super().test(split)
+            finally:
                 self._serve_classes(bank)
-            if can_settle:
-                bank.confusion_features = None  # training goes on with an adapter that changes
+        miner = self.model.sample_miner
+        if miner is None or not bank.has_tokens:
+            return super().test(split)
+        with miner.settled(bank, self.model.base.project):
+            return super().test(split)
 
     def save_model(self, epoch: int, directory: str, is_best=False, val_result=None, model_name: str = "") -> None:
         """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
         super().save_model(epoch, directory, is_best, val_result, model_name)
-        bank = self.model.bank
-        if bank is None or self.model.sample_miner is None or not bank.has_tokens:
+        bank, miner = self.model.bank, self.model.sample_miner
+        if bank is None or miner is None or not bank.has_tokens:
             return
-        self.model.sample_miner.settle(bank, self.model.base.project)
-        name = model_name or f"model.pth.tar-{epoch + 1}"
-        bank.save_confusion_features(Path(directory) / MODEL_NAME / name)
-        bank.confusion_features = None
+        with miner.settled(bank, self.model.base.project):
+            bank.save_confusion_features(Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}"))
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.

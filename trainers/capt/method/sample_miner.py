@@ -5,7 +5,8 @@ Shapes: B batch, P mined pairs a query, K representatives, N patches, Dv visual 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +118,15 @@ class SampleConfusionMiner(nn.Module):
         bank.confusion_features = None
         parts = torch.arange(len(bank) + 1, device=bank.device).split(chunk)
         bank.confusion_features = torch.cat([self._entry_features(bank, part, project) for part in parts])
+
+    @contextmanager
+    def settled(self, bank: ConfusionBank, project: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """The bank with settled features for a while: training goes on with an adapter that changes."""
+        self.settle(bank, project)
+        try:
+            yield
+        finally:
+            bank.confusion_features = None
 
     def _empty(self, u: Tensor) -> SampleSet:
         b, k, d = len(u), self.num_representatives, u.shape[-1]
