@@ -59,6 +59,7 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, package: str):
         self.package = package
         self.moved = {f"{package}.{old}": f"{package}.{new}" for old, new in MOVED.items()}
+        self.own_specs: dict[str, importlib.machinery.ModuleSpec | None] = {}
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -84,8 +85,8 @@ class _OldNames(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.moved[spec.name])
-        spec.loader_state = module.__spec__
+        self.own_specs[module.__name__] = module.__spec__
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = module.__spec__.loader_state  # the import machinery has put the old name's in its place
+        module.__spec__ = self.own_specs.pop(module.__name__)  # in its place stands the old name's by now
