@@ -36,7 +36,8 @@ def _leave_out_wilds() -> str | None:
     if all(importlib.util.find_spec(name) for name in ("wilds", "pandas")) or _WILDS in sys.modules:
         return None
     spec = importlib.util.find_spec("dassl")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     folder = Path(spec.origin).parent
     if not (folder / "data" / "datasets" / "dg" / "wilds").is_dir():
         return None
@@ -108,7 +109,8 @@ def _bundled(name: str) -> types.ModuleType:
         spec = importlib.util.spec_from_file_location(
             package, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[package] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[package])
     return importlib.import_module(f"{package}.{name}")
