@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .clip_trainer import clip_logits
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
+from .prompted_classifier import clip_logits
 
 __all__ = ["Bottleneck", "CLIPAdapter", "extend_cfg"]
 

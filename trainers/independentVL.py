@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .capt.context import class_tokens, place_context
-from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.context import class_tokens
+from .capt.prompted_clip import PromptedCLIP
 from .capt.run_record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
-from .deep_prompts import add_text_prompts, add_visual_prompts, block_prompts, need_vit, prompt_depth
+from .clip_trainer import ClipTrainer
+from .deep_prompts import (
+    add_text_prompts,
+    add_visual_prompts,
+    block_prompts,
+    encode_image_prompted,
+    need_vit,
+    prompt_depth,
+)
+from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
+
+if TYPE_CHECKING:
+    from clip.model import VisionTransformer
 
 __all__ = ["IVLP", "CustomCLIP", "VLPromptLearner", "extend_cfg"]
 
@@ -26,28 +39,19 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # blocks with prompts; at least 1
 
 
-class VLPromptLearner(nn.Module):
+class VLPromptLearner(ContextLearner):
     """The context in front of the class names; all deeper prompts hang on the towers' blocks."""
 
+    ZS_image_encoder: nn.Module  # PromptSRC's frozen tower; IVLP has none
+
     def __init__(self, node: CfgNode, class_names: list[str], clip: PromptedCLIP):
-        super().__init__()
         n_ctx = node.N_CTX_TEXT
         context, words = initial_context(clip, node.CTX_INIT if n_ctx <= 4 else "", n_ctx)
         print("Independent V-L design")
         print(f'Initial text context: "{words}"')
         print(f"Number of context words (tokens) for Language prompting: {n_ctx}")
         print(f"Number of context words (tokens) for Vision prompting: {node.N_CTX_VISION}")
-        self.ctx = nn.Parameter(context)  # (n, Dt)
-
-        tokens = class_tokens(clip, class_names, words, n_ctx)
-        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
-        self.register_buffer("token_suffix", tokens.suffix)
-        self.register_buffer("eot", tokens.eot, persistent=False)
-        self.length = tokens.length
-
-    def forward(self) -> Tensor:
-        """Prompt embeddings ``(C, L, Dt)``."""
-        return place_context(self.ctx, self.token_prefix, self.token_suffix, length=self.length)
+        super().__init__(context, class_tokens(clip, class_names, words, n_ctx))
 
 
 class CustomCLIP(PromptedClassifier):
@@ -60,18 +64,18 @@ class CustomCLIP(PromptedClassifier):
         clip: its towers get the prompts.
     """
 
+    image_encoder: VisionTransformer
+
     def __init__(self, cfg: CfgNode, node: str, class_names: list[str], clip: PromptedCLIP):
         super().__init__()
-        visual, transformer, settings = clip.clip.visual, clip.clip.transformer, cfg.TRAINER[node]
+        visual, transformer, settings = need_vit(clip, node), clip.clip.transformer, cfg.TRAINER[node]
         visual_blocks, text_blocks = len(visual.transformer.resblocks), len(transformer.resblocks)
         depth_vision = prompt_depth(cfg, node, "PROMPT_DEPTH_VISION", visual_blocks, least=0)
         depth_text = prompt_depth(cfg, node, "PROMPT_DEPTH_TEXT", text_blocks)
         self.prompt_learner = VLPromptLearner(settings, class_names, clip)
         add_visual_prompts(visual, settings.N_CTX_VISION, depth_vision)
         add_text_prompts(transformer, settings.N_CTX_TEXT, depth_text)
-        self.image_encoder = visual
-        self.text_encoder = TextEncoder(clip)
-        self.logit_scale = clip.clip.logit_scale
+        self.take_towers(clip)
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
@@ -80,9 +84,7 @@ class CustomCLIP(PromptedClassifier):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""
-        visual = self.image_encoder
-        prompts = getattr(visual, "VPT", None)
-        return encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature
+        return encode_image_prompted(self.image_encoder, images)
 
 
 @TRAINER_REGISTRY.register()
@@ -94,5 +96,4 @@ class IVLP(RunRecordMixin, ClipTrainer):
 
     def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
         """CLIP with independent prompts in both towers."""
-        need_vit(clip, "IVLP")
         return CustomCLIP(self.cfg, "IVLP", class_names, clip)

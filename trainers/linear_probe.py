@@ -8,8 +8,8 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .clip_trainer import clip_logits
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
+from .prompted_classifier import clip_logits
 
 __all__ = ["LinearHead", "LinearProbe", "extend_cfg"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -18,10 +18,14 @@ from yacs.config import CfgNode
 
 from .capt.base_models import BaseModel, BaseSpec, build_base, class_logits
 from .capt.distilled_base import Projection
-from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
+from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.run_record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier
-from .deep_prompts import add_visual_prompts, block_prompts, need_vit, prompt_depth
+from .clip_trainer import ClipTrainer
+from .deep_prompts import add_visual_prompts, encode_image_prompted, need_vit, prompt_depth
+from .prompted_classifier import PromptedClassifier
+
+if TYPE_CHECKING:
+    from clip.model import VisionTransformer
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -53,9 +57,12 @@ class Student(PromptedClassifier):
         texts: ``(C, D')`` the teacher's normalised class features.
     """
 
+    image_encoder: VisionTransformer
+    texts: Tensor
+
     def __init__(self, cfg: CfgNode, clip: PromptedCLIP, texts: Tensor):
         super().__init__()
-        visual, node = clip.clip.visual, cfg.TRAINER.PROMPTKD
+        visual, node = need_vit(clip, "PromptKD"), cfg.TRAINER.PROMPTKD
         depth = prompt_depth(cfg, "PROMPTKD", "PROMPT_DEPTH_VISION", len(visual.transformer.resblocks), least=0)
         add_visual_prompts(visual, node.N_CTX_VISION, depth)
         self.image_encoder = visual
@@ -69,11 +76,7 @@ class Student(PromptedClassifier):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D')`` in the teacher's space, not normalised."""
-        visual = self.image_encoder
-        prompts = getattr(visual, "VPT", None)
-        return self.VPT_image_trans(
-            encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature
-        )
+        return self.VPT_image_trans(encode_image_prompted(self.image_encoder, images))
 
 
 @TRAINER_REGISTRY.register()
@@ -86,6 +89,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTKD"
     checkpoint_name = "VLPromptLearner"
+    model: Student
     transductive = True  # unlabelled training images of the new classes are trained on
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -133,7 +137,12 @@ class PromptKD(RunRecordMixin, ClipTrainer):
         return class_logits(features, self.teacher.text_features, self.teacher.logit_scale)
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Kullback-Leibler divergence from the teacher, a mean over images and classes; labels are not used."""
+        """Kullback-Leibler divergence from the teacher, a mean over images and classes; labels are not used.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            labels: ``(B,)``.
+        """
         node = self.cfg.TRAINER.PROMPTKD
         t = node.TEMPERATURE
         log_p = (self.model(images) / t).log_softmax(dim=-1)
@@ -163,7 +172,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     @contextmanager
     def _testing(self, split: str) -> Iterator[None]:
-        names: dict[int, Any] = self.evaluator._lab2cname
+        names = self.evaluator._lab2cname
         if self.cfg.TRAINER.MODAL == "base2novel":
             half = -(-len(self.dm.dataset.classnames) // 2)
             is_base = split == "val" and self.val_loader is not None

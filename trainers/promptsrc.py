@@ -18,10 +18,11 @@ from yacs.config import CfgNode
 from .capt.context import plain_name
 from .capt.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
 from .capt.run_record import RunRecordMixin
-from .clip_trainer import ClipTrainer, clip_logits
+from .clip_trainer import ClipTrainer
 from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
+from .prompted_classifier import clip_logits
 
 __all__ = ["PromptSRC", "extend_cfg", "gaussian_weights"]
 
@@ -45,7 +46,7 @@ class CustomCLIP(IndependentCLIP):
     """IVLP's model, and the frozen image tower beside it."""
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
-        visual = clip.clip.visual
+        visual = need_vit(clip, "PromptSRC")
         # The frozen tower has a name of its own in checkpoints, but shares every weight with the prompted one.
         frozen = copy.deepcopy(visual, memo={id(p): p for p in visual.parameters()})
         super().__init__(cfg, "PROMPTSRC", class_names, clip)
@@ -69,10 +70,10 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTSRC"
     checkpoint_name = "VLPromptLearner"
+    model: CustomCLIP
 
     def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
         """CLIP with independent prompts in both towers."""
-        need_vit(clip, "PromptSRC")
         return CustomCLIP(self.cfg, class_names, clip)
 
     def build_model(self) -> None:
@@ -100,7 +101,13 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         return mean
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, and agreement with the frozen CLIP in text features, image features and logits."""
+        """Cross-entropy, and agreement with the frozen CLIP in text features, image features and logits.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            labels: ``(B,)``.
+        """
+        assert self.teacher_texts is not None, "forward_backward encodes them"
         node, model = self.cfg.TRAINER.PROMPTSRC, self.model
         image, text = model.encode_images(images).float(), model.encode_texts().float()
         teacher_image, teacher_text = model.encode_images_frozen(images).float(), self.teacher_texts
@@ -115,7 +122,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         return F.cross_entropy(logits, labels) + agreement, {}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """One step; the prompts join the average at the end of each epoch."""
+        """One step; the prompts join the average at the end of each epoch. Returns the figures to print, scalars."""
         if self.teacher_texts is None:
             self.teacher_texts = self.encode_teacher_texts()
         summary = super().forward_backward(batch)

@@ -1,5 +1,7 @@
 """The modules of OpenAI's CLIP, as far as this repository walks them; forks of it have the same names."""
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
 class ResidualAttentionBlock(nn.Module):
@@ -7,10 +9,13 @@ class ResidualAttentionBlock(nn.Module):
     VPT_shallow: nn.Parameter  # prompts of the family's forks; hung on by trainers/deep_prompts.py, else not there
     def __call__(self, x: Tensor) -> Tensor: ...
 
+class _Blocks(nn.Sequential):  # a plain Sequential, of such blocks
+    def __iter__(self) -> Iterator[ResidualAttentionBlock]: ...
+
 class Transformer(nn.Module):
     width: int
     layers: int
-    resblocks: nn.Sequential
+    resblocks: _Blocks
     def __call__(self, x: Tensor) -> Tensor: ...
 
 class VisionTransformer(nn.Module):

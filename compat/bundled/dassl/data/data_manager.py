@@ -180,7 +180,7 @@ class DatasetWrapper(TorchDataset[dict[str, Any]]):
     ) -> None:
         self.cfg = cfg
         self.data_source = data_source
-        self.transform = transform
+        self.transform: Any = transform  # one, or several
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0

@@ -4,14 +4,13 @@ import datetime
 import os.path as osp
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
@@ -26,6 +25,16 @@ from .trainer_base import TrainerBase
 __all__ = ["SimpleTrainer", "TrainerBase", "TrainerX", "TrainerXU"]
 
 
+class Loader(Protocol):
+    """What an epoch goes through: a ``DataLoader``, or something that gives such batches."""
+
+    def __len__(self) -> int:
+        """Number of batches."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Go through the batches."""
+
+
 class SimpleTrainer(TrainerBase):
     """Trainer with one data set, one evaluator, and tests at the end.
 
@@ -36,6 +45,7 @@ class SimpleTrainer(TrainerBase):
     model: nn.Module
     optim: Optimizer | None
     sched: LRScheduler | None
+    train_loader_x: Loader
     batch_idx: int
     num_batches: int
 
@@ -218,6 +228,6 @@ class TrainerXU(SimpleTrainer):
         return self._to_device(batch_x["img"]), self._to_device(batch_x["label"]), self._to_device(batch_u["img"])
 
 
-def _endless(loader: DataLoader[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _endless(loader: Loader) -> Iterator[dict[str, Any]]:
     while True:
         yield from loader

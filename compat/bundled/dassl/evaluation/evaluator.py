@@ -24,6 +24,8 @@ class EvaluatorBase:
         cfg: Configuration.
     """
 
+    _lab2cname: dict[int, str] | None  # of an evaluator that names classes
+
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
 
