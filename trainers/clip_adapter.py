@@ -57,5 +57,5 @@ class CLIPAdapter(FeatureAdapterTrainer):
             raise ValueError(f"TRAINER.CLIPADAPTER.RATIO must be from 0 to 1, got {cfg.TRAINER.CLIPADAPTER.RATIO}")
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> Bottleneck:
-        """A bottleneck at random."""
+        """A bottleneck at random, beside text features ``(C, D)``."""
         return Bottleneck(classnames, text_features, logit_scale, self.cfg.TRAINER.CLIPADAPTER.RATIO)

@@ -1,6 +1,6 @@
 """What all prompt learners here share: loading CLIP, precision, optimiser, training step, checkpoints.
 
-A trainer says what is learned (:meth:`ClipTrainer.build_custom_clip`) and by which loss
+A trainer says what is learned (:attr:`ClipTrainer.model_class`) and by which loss
 (:meth:`ClipTrainer.compute_loss`).
 """
 
@@ -29,11 +29,13 @@ class ClipTrainer(TrainerX):
 
     Attributes:
         node: name of the method's configuration node, TRAINER.<node>.
+        model_class: made of configuration, class names and CLIP unless :meth:`build_custom_clip` says otherwise.
         checkpoint_name: folder of the checkpoints in OUTPUT_DIR, fixed by the family.
         saved_module: the part of the model that is optimised and saved, as a path of attributes; "" for all of it.
     """
 
     node: str
+    model_class: type[nn.Module]
     checkpoint_name: str
     saved_module = ""
 
@@ -48,7 +50,7 @@ class ClipTrainer(TrainerX):
 
     def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> nn.Module:
         """The model to train: maps images ``(B, 3, H, W)`` to logits ``(B, C)``."""
-        raise NotImplementedError
+        return self.model_class(self.cfg, class_names, clip)
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch, a scalar, and what else to print beside it.

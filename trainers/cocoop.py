@@ -69,9 +69,6 @@ class CoCoOp(RunRecordMixin, ClipTrainer):
     """Conditional Context Optimization."""
 
     node = "COCOOP"
+    model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
     saved_module = "prompt_learner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with a context that depends on the image."""
-        return CustomCLIP(self.cfg, class_names, clip)

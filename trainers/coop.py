@@ -65,6 +65,7 @@ class CoOp(RunRecordMixin, ClipTrainer):
     """Context Optimization."""
 
     node = "COOP"
+    model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
     saved_module = "prompt_learner"
 
@@ -75,10 +76,6 @@ class CoOp(RunRecordMixin, ClipTrainer):
         if position not in POSITIONS:
             allowed = ", ".join(POSITIONS)
             raise ValueError(f"TRAINER.COOP.CLASS_TOKEN_POSITION must be one of {allowed}, got {position!r}")
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with a learned context."""
-        return CustomCLIP(self.cfg, class_names, clip)
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of images ``(B, 3, H, W)`` with labels ``(B,)``; the batch's accuracy beside it."""

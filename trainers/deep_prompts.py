@@ -13,15 +13,16 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from .capt.prompted_clip import PromptedCLIP, encode_image_with
+from .prompted_classifier import PromptedClassifier
 
 if TYPE_CHECKING:
     from clip.model import Transformer, VisionTransformer
 
 __all__ = [
+    "BlockPromptedClassifier",
     "add_text_prompts",
     "add_visual_prompts",
     "block_prompts",
-    "encode_image_prompted",
     "need_vit",
     "prompt_depth",
 ]
@@ -88,6 +89,13 @@ def block_prompts(transformer: Transformer) -> Tensor | None:
     return torch.stack(prompts) if prompts else None
 
 
-def encode_image_prompted(visual: VisionTransformer, images: Tensor) -> Tensor:
-    """Features ``(B, D)``, not normalised, of images ``(B, 3, H, W)`` with the prompts that hang on the tower."""
-    return encode_image_with(visual, images, getattr(visual, "VPT", None), block_prompts(visual.transformer)).feature
+class BlockPromptedClassifier(PromptedClassifier):
+    """A classifier whose image tower carries its prompts on its blocks; it may have none."""
+
+    image_encoder: VisionTransformer
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)``, not normalised."""
+        visual = self.image_encoder
+        prompts = getattr(visual, "VPT", None)
+        return encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature

@@ -143,7 +143,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
             raise ValueError(f"DATALOADER.TRAIN_X.SAMPLER must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> FeatureAdapter:
-        """The method's adapter, before training."""
+        """The method's adapter, before training, of text features ``(C, D)`` and CLIP's scalar logit scale."""
         raise NotImplementedError
 
     def build_model(self) -> None:

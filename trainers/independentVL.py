@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -13,30 +11,34 @@ from .capt.prompted_clip import PromptedCLIP
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import ClipTrainer
 from .deep_prompts import (
+    BlockPromptedClassifier,
     add_text_prompts,
     add_visual_prompts,
     block_prompts,
-    encode_image_prompted,
     need_vit,
     prompt_depth,
 )
-from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
+from .prompted_classifier import ContextLearner, initial_context
 
-if TYPE_CHECKING:
-    from clip.model import VisionTransformer
-
-__all__ = ["IVLP", "CustomCLIP", "VLPromptLearner", "extend_cfg"]
+__all__ = ["IVLP", "CustomCLIP", "VLPromptLearner", "extend_cfg", "prompts_node"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add TRAINER.IVLP."""
-    cfg.TRAINER.IVLP = CfgNode()
-    cfg.TRAINER.IVLP.N_CTX_VISION = 2  # prompt tokens a block of the image tower
-    cfg.TRAINER.IVLP.N_CTX_TEXT = 2  # prompt tokens a block of the text tower
-    cfg.TRAINER.IVLP.CTX_INIT = "a photo of a"  # words whose first N_CTX_TEXT tokens the context starts from
-    cfg.TRAINER.IVLP.PREC = "fp16"  # fp16, fp32, bf16 or amp
-    cfg.TRAINER.IVLP.PROMPT_DEPTH_VISION = 9  # blocks with prompts; 0 for none, 1 for shallow ones
-    cfg.TRAINER.IVLP.PROMPT_DEPTH_TEXT = 9  # blocks with prompts; at least 1
+    cfg.TRAINER.IVLP = prompts_node(num_tokens=2)
+
+
+def prompts_node(num_tokens: int) -> CfgNode:
+    """The keys of independent prompts in both towers."""
+    keys = {
+        "N_CTX_VISION": num_tokens,  # prompt tokens a block of the image tower
+        "N_CTX_TEXT": num_tokens,  # prompt tokens a block of the text tower
+        "CTX_INIT": "a photo of a",  # words whose first N_CTX_TEXT tokens the context starts from
+        "PREC": "fp16",  # fp16, fp32, bf16 or amp
+        "PROMPT_DEPTH_VISION": 9,  # blocks with prompts; 0 for none, 1 for shallow ones
+        "PROMPT_DEPTH_TEXT": 9,  # blocks with prompts; at least 1
+    }
+    return CfgNode(keys)
 
 
 class VLPromptLearner(ContextLearner):
@@ -54,20 +56,23 @@ class VLPromptLearner(ContextLearner):
         super().__init__(context, class_tokens(clip, class_names, words, n_ctx))
 
 
-class CustomCLIP(PromptedClassifier):
+class CustomCLIP(BlockPromptedClassifier):
     """CLIP with prompts of its own in each block of each tower.
 
     Args:
         cfg: configuration.
-        node: IVLP or PROMPTSRC; both have the same keys.
         class_names: C names.
         clip: its towers get the prompts.
+
+    Attributes:
+        node: name of the node that is read, IVLP or PROMPTSRC; both have these keys.
     """
 
-    image_encoder: VisionTransformer
+    node = "IVLP"
 
-    def __init__(self, cfg: CfgNode, node: str, class_names: list[str], clip: PromptedCLIP):
+    def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
         super().__init__()
+        node = self.node
         visual, transformer, settings = need_vit(clip, node), clip.clip.transformer, cfg.TRAINER[node]
         visual_blocks, text_blocks = len(visual.transformer.resblocks), len(transformer.resblocks)
         depth_vision = prompt_depth(cfg, node, "PROMPT_DEPTH_VISION", visual_blocks, least=0)
@@ -82,18 +87,11 @@ class CustomCLIP(PromptedClassifier):
         deep_prompts = block_prompts(self.text_encoder.transformer)
         return self.text_encoder(self.prompt_learner(), self.prompt_learner.eot, deep_prompts)
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Features ``(B, D)``, not normalised."""
-        return encode_image_prompted(self.image_encoder, images)
-
 
 @TRAINER_REGISTRY.register()
 class IVLP(RunRecordMixin, ClipTrainer):
     """Independent vision-language prompting; the checkpoint holds the whole model, as the original's does."""
 
     node = "IVLP"
+    model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with independent prompts in both towers."""
-        return CustomCLIP(self.cfg, "IVLP", class_names, clip)

@@ -41,5 +41,5 @@ class LinearProbe(FeatureAdapterTrainer):
     checkpoint_name = "linear_probe"
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> LinearHead:
-        """Zero-shot CLIP's weights to start from."""
+        """Zero-shot CLIP's weights ``(C, D)`` to start from."""
         return LinearHead(classnames, text_features, logit_scale)

@@ -86,8 +86,5 @@ class MaPLe(RunRecordMixin, ClipTrainer):
     """Multi-modal Prompt Learning; the checkpoint holds the whole model, as the original's does."""
 
     node = "MAPLE"
+    model_class = CustomCLIP
     checkpoint_name = "MultiModalPromptLearner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with coupled prompts."""
-        return CustomCLIP(self.cfg, class_names, clip)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY
@@ -21,11 +21,7 @@ from .capt.distilled_base import Projection
 from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import add_visual_prompts, encode_image_prompted, need_vit, prompt_depth
-from .prompted_classifier import PromptedClassifier
-
-if TYPE_CHECKING:
-    from clip.model import VisionTransformer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -48,7 +44,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.PROMPTKD.TEACHER_DIR = ""  # its PromptSRC run folder, or checkpoint; "": teacher_model/<DATASET.NAME>
 
 
-class Student(PromptedClassifier):
+class Student(BlockPromptedClassifier):
     """The student's image side; its texts are the teacher's, and not in its checkpoint.
 
     Args:
@@ -57,7 +53,6 @@ class Student(PromptedClassifier):
         texts: ``(C, D')`` the teacher's normalised class features.
     """
 
-    image_encoder: VisionTransformer
     texts: Tensor
 
     def __init__(self, cfg: CfgNode, clip: PromptedCLIP, texts: Tensor):
@@ -76,7 +71,7 @@ class Student(PromptedClassifier):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D')`` in the teacher's space, not normalised."""
-        return self.VPT_image_trans(encode_image_prompted(self.image_encoder, images))
+        return self.VPT_image_trans(super().encode_images(images))
 
 
 @TRAINER_REGISTRY.register()

@@ -22,6 +22,7 @@ from .clip_trainer import ClipTrainer
 from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
+from .independentVL import prompts_node
 from .prompted_classifier import clip_logits
 
 __all__ = ["PromptSRC", "extend_cfg", "gaussian_weights"]
@@ -29,13 +30,7 @@ __all__ = ["PromptSRC", "extend_cfg", "gaussian_weights"]
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add TRAINER.PROMPTSRC."""
-    cfg.TRAINER.PROMPTSRC = CfgNode()
-    cfg.TRAINER.PROMPTSRC.N_CTX_VISION = 4  # prompt tokens a block of the image tower
-    cfg.TRAINER.PROMPTSRC.N_CTX_TEXT = 4  # prompt tokens a block of the text tower
-    cfg.TRAINER.PROMPTSRC.CTX_INIT = "a photo of a"  # words whose first N_CTX_TEXT tokens the context starts from
-    cfg.TRAINER.PROMPTSRC.PREC = "fp16"  # fp16, fp32, bf16 or amp
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # blocks with prompts; 0 for none, 1 for shallow ones
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9  # blocks with prompts; at least 1
+    cfg.TRAINER.PROMPTSRC = prompts_node(num_tokens=4)
     cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25
     cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10
     cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15  # epoch of the highest weight in the average
@@ -45,11 +40,13 @@ def extend_cfg(cfg: CfgNode) -> None:
 class CustomCLIP(IndependentCLIP):
     """IVLP's model, and the frozen image tower beside it."""
 
+    node = "PROMPTSRC"
+
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
         visual = need_vit(clip, "PromptSRC")
         # The frozen tower has a name of its own in checkpoints, but shares every weight with the prompted one.
         frozen = copy.deepcopy(visual, memo={id(p): p for p in visual.parameters()})
-        super().__init__(cfg, "PROMPTSRC", class_names, clip)
+        super().__init__(cfg, class_names, clip)
         self.prompt_learner.ZS_image_encoder = frozen
 
     @torch.no_grad()
@@ -69,12 +66,9 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     """Self-regulating prompts; the checkpoint holds the whole model, as the original's does."""
 
     node = "PROMPTSRC"
+    model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
     model: CustomCLIP
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with independent prompts in both towers."""
-        return CustomCLIP(self.cfg, class_names, clip)
 
     def build_model(self) -> None:
         """Build the model and an empty average."""

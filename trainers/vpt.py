@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
@@ -12,11 +10,7 @@ from .capt.context import plain_name
 from .capt.prompted_clip import PromptedCLIP
 from .capt.run_record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import add_visual_prompts, encode_image_prompted, need_vit, prompt_depth
-from .prompted_classifier import PromptedClassifier
-
-if TYPE_CHECKING:
-    from clip.model import VisionTransformer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["VPT", "extend_cfg"]
 
@@ -32,10 +26,9 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # blocks with prompts; 1 is shallow
 
 
-class CustomCLIP(PromptedClassifier):
+class CustomCLIP(BlockPromptedClassifier):
     """CLIP with prompts in the image tower and fixed texts."""
 
-    image_encoder: VisionTransformer
     text_features: Tensor
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
@@ -54,18 +47,11 @@ class CustomCLIP(PromptedClassifier):
         """Features ``(C, D)`` of the fixed texts."""
         return self.text_features
 
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Features ``(B, D)``, not normalised."""
-        return encode_image_prompted(self.image_encoder, images)
-
 
 @TRAINER_REGISTRY.register()
 class VPT(RunRecordMixin, ClipTrainer):
     """Visual prompt tuning; the checkpoint holds the whole model, as the original's does."""
 
     node = "VPT"
+    model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with visual prompts."""
-        return CustomCLIP(self.cfg, class_names, clip)
