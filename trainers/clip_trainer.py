@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from .capt.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
 from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
-from .checkpoints import checkpoint_path, load_weights
+from .checkpoints import checkpoint_path, load_weights, need_directory
 from .prompted_classifier import PromptedClassifier
 
 __all__ = ["ClipTrainer"]
@@ -143,11 +143,7 @@ class ClipTrainer(TrainerX):
         names = self.get_model_names()
         if not names:
             return  # zero-shot: nothing was trained
-        if not directory:
-            raise FileNotFoundError(
-                f'Model not found at "{self.checkpoint_name}/": no folder is given; '
-                f"name the output folder of a {type(self).__name__} run with --model-dir"
-            )
+        need_directory(directory, self.checkpoint_name, type(self).__name__)
         self.test_texts = None
         for name in names:
             path = checkpoint_path(directory, name, epoch)

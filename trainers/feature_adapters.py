@@ -28,7 +28,7 @@ from .capt.precision import PRECISIONS, usable_precision
 from .capt.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.run_record import RunRecordMixin
 from .capt.templates import CUSTOM_TEMPLATES
-from .checkpoints import checkpoint_path
+from .checkpoints import checkpoint_path, need_directory
 from .prompted_classifier import clip_logits
 
 __all__ = ["FeatureAdapter", "FeatureAdapterTrainer", "adapter_node", "encode_prompts", "features_only"]
@@ -223,11 +223,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
             FileNotFoundError: no such checkpoint.
             ValueError: the checkpoint does not fit this run.
         """
-        if not directory:
-            raise FileNotFoundError(
-                f'Model not found at "{self.checkpoint_name}/": no folder is given; '
-                f"name the output folder of a {type(self).__name__} run with --model-dir"
-            )
+        need_directory(directory, self.checkpoint_name, type(self).__name__)
         path = checkpoint_path(directory, self.checkpoint_name, epoch)
         checkpoint = read_checkpoint(path)
         self.adapter.restore(checkpoint["state_dict"], path)
