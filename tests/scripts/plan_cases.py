@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def variables() -> list[Case]:
     cases += [Case(test, "dtd 1", {"LOADEP": epoch}) for epoch in ("best", "7")]
     cases += [Case(train, "imagenet 2"), Case(test, "imagenet 2"), Case("promptsrc/xd_train", "3")]
     cases += [Case("promptkd/base2new_train", dataset + " 1") for dataset in ("fgvc_aircraft", "food101")]
-    teacher = {"TEACHER": "ViT-L/14", "TEACHER_DIR": "a teacher", "OPTS": "X 1"}
+    teacher = {"TEACHER": "ViT-L/14", "TEACHER_DIR": "a-teacher", "OPTS": "X 1"}
     for script in ("base2new_train", "base2new_test", "xd_train"):
         cases.append(Case(f"promptkd/{script}", "dtd 1", teacher | {"SHOTS": "8", "SUB": "base"}))
     cases += [Case("maple/base2new_test", "dtd 1", {"SUB": "base"}), Case(few, "dtd 4", {"SEEDS": "5 6"})]
@@ -309,7 +310,8 @@ def answer(case: Case, checkout: Path, folder: Path) -> dict[str, object]:
     for path, content in case.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(fill(content))
-    keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    keep = {"PATH": path, "HOME": os.environ.get("HOME", str(folder))}
     python = {} if "VENV" in case.variables else {"PYTHON": "python"}
     env = {**keep, "DRY_RUN": "1", **python, **{key: fill(value) for key, value in case.variables.items()}}
     command = ["bash", f"{checkout}/scripts/{case.script}.sh", *fill(case.arguments).split()]
