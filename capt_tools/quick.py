@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def script() -> int:
     return exit_code(lambda: quick(folder, shots, os.environ, Settings.read()))
 
 
-def quick(folder: str, shots: str, environ: os._Environ[str] | dict[str, str], settings: Settings) -> int:
+def quick(folder: str, shots: str, environ: Mapping[str, str], settings: Settings) -> int:
     """Zero-shot CLIP and CAPT on a folder, their table and the report.
 
     Args:
@@ -83,7 +84,7 @@ def quick(folder: str, shots: str, environ: os._Environ[str] | dict[str, str], s
     runs = [folders.trained(settings, "folder", "CAPT", tag, seed) for seed in settings.seeds]
     output = settings.output
     compare = runner.tool("compare", output)
-    report = runner.tool("confusion_report", *runs, "--images", folder, "--output", f"{output}/report")
+    report = runner.tool("report", *runs, "--images", folder, "--output", f"{output}/report")
     runner.say(f"{quoted(compare)}\n{quoted(report)}")
     if settings.is_dry:
         return 0

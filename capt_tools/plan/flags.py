@@ -14,7 +14,8 @@ __all__ = ["add_flags", "environ_of", "house", "settings_here"]
 
 def house() -> str:
     """The folder that holds train.py, configs/ and assets/, as the current folder sees it."""
-    root = Path(__file__).resolve().parents[2]
+    tools = Path(__file__).resolve().parents[1]
+    root = tools / "checkout" if (tools / "checkout").is_dir() else tools.parent
     return "." if root == Path.cwd() else str(root)
 
 

@@ -26,6 +26,7 @@ DATASETS = "caltech101 oxford_pets stanford_cars oxford_flowers food101 fgvc_air
 class Stage(NamedTuple):
     """One script's part of what a method does on one data set with one seed."""
 
+    protocol: str
     script: str  # as it is called by hand, below scripts/
     plan: Plan
 
@@ -45,7 +46,7 @@ def stages(settings: Settings, protocol: str, name: str, dataset: str, seed: str
 
     def stage(protocol: str, *arguments: str) -> Stage:
         script = " ".join([f"{folder}/{protocol}.sh", *arguments])
-        return Stage(script, plan(settings, method_in(folder), protocol, *arguments))
+        return Stage(protocol, script, plan(settings, method_in(folder), protocol, *arguments))
 
     if folder == "zsclip" and protocol != "base2new":
         yield stage("zeroshot", dataset, settings.cfg or "vit_b16")

@@ -14,6 +14,9 @@ from .steps import Job, StopError
 
 __all__ = ["Runner", "quoted"]
 
+# Commands of capt whose script has another name.
+SCRIPTS = {"report": "confusion_report"}
+
 
 class Runner:
     """Starts train.py and the tools as processes of their own.
@@ -48,9 +51,9 @@ class Runner:
                 self.start(command)
 
     def tool(self, name: str, *arguments: str) -> list[str]:
-        """The command of a tool of scripts/, which an installed package has as a command of ``capt``."""
-        script = f"scripts/{name}.py"
-        words = [self.settings.path(script)] if self.settings.has(script) else ["-m", f"capt_tools.{name}"]
+        """The command of a tool: its file in scripts/, which an installed package lacks, else that of ``capt``."""
+        script = f"scripts/{SCRIPTS.get(name, name)}.py"
+        words = [self.settings.path(script)] if self.settings.has(script) else ["-m", "capt_tools", name]
         return [self.settings.python, *words, *arguments]
 
     def start(self, command: Sequence[str]) -> None:

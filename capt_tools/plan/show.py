@@ -17,14 +17,14 @@ from itertools import chain
 
 from . import folders
 from .flags import add_flags, environ_of, settings_here
-from .methods import method_in
+from .methods import Method, method_in
 from .protocols import PROTOCOLS, plan
 from .run_all import PROTOCOLS as WHOLE
 from .run_all import stages
 from .runner import quoted
 from .script import exit_code
-from .settings import Settings
-from .steps import Job, Plan
+from .settings import Settings, helps
+from .steps import Job, Plan, StopError
 
 __all__ = ["commands", "main", "plan_of"]
 
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("method", help="coop, maple, capt:CoOp ...")
     parser.add_argument("dataset", help="name of configs/datasets/*.yaml")
     parser.add_argument("seed")
-    add_flags(parser)
+    add_flags(parser, *(name for name in helps() if name not in ("base", "seeds")))  # METHOD and SEED say them
     args = parser.parse_args(argv)
     settings = replace(settings_here(environ_of(args)), is_dry=True)
 
@@ -54,12 +54,15 @@ def plan_of(settings: Settings, protocol: str, name: str, dataset: str, seed: st
     """All runs of a protocol, or of a part of one, for one method, data set and seed.
 
     Raises:
-        StopError: a name is unknown.
+        StopError: a name is unknown, or the method has no such protocol.
     """
-    if protocol in WHOLE:
-        return chain.from_iterable(stage.plan for stage in stages(settings, protocol, name, dataset, seed))
     folder, _, base = name.partition(":")
     method, settings = method_in(folder), replace(settings, base=base or "ZeroshotCLIP", seeds=(seed,))
+    if protocol in WHOLE:
+        first, *others = stages(settings, protocol, name, dataset, seed)
+        _check(method, first.protocol)
+        return chain.from_iterable(stage.plan for stage in (first, *others))
+    _check(method, protocol)
     if protocol == "zeroshot":
         arguments = [dataset, settings.cfg or method.default_cfg(protocol, dataset)]
     elif protocol == "coop_main":
@@ -70,6 +73,11 @@ def plan_of(settings: Settings, protocol: str, name: str, dataset: str, seed: st
     else:
         arguments = [dataset, seed]
     return plan(settings, method, protocol, *arguments)
+
+
+def _check(method: Method, protocol: str) -> None:
+    if protocol not in method.protocols:
+        raise StopError(f"{method.folder} has no {protocol}; it has {', '.join(method.protocols)}")
 
 
 def commands(settings: Settings, steps: Iterable[Job | str]) -> Iterator[str]:

@@ -297,6 +297,10 @@ def test_quickstart_runs_every_method_on_the_demo():
     for method in (
         "ZeroshotCLIP/demo",
         "CoOp/demo",
+        "LinearProbe/demo",
+        "CLIPAdapter/demo",
+        "TipAdapter/demo",
+        "TipAdapterF/demo",
         "CAPT/demo_on_ZeroshotCLIP",
         "CAPT/demo_on_CoOp",
         "CAPT/demo_on_MaPLe",
