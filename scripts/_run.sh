@@ -34,17 +34,21 @@ if [[ -z ${PYTHON:-} ]]; then
 fi
 export PYTHON
 
-# tool MODULE ARGUMENT...: a module of capt_tools takes over, in a python that is new enough; PYTHON itself if it can
+# tool MODULE ARGUMENT...: a Python module takes over, in a python that is new enough; PYTHON itself if it can
 tool() {
     local python
     for python in "$PYTHON" python python3 .venv/bin/python; do
         if [[ $("$python" -c 'import sys; print(sys.version_info >= (3, 10))' 2>/dev/null) == True ]]; then
-            exec "$python" -m "capt_tools.$1" "${@:2}"
+            exec "$python" -m "$@"
         fi
     done
     echo "error: no python 3.10 or newer found; set PYTHON" >&2
     exit 2
 }
 
-# plan PROTOCOL ARGUMENT...: carry out what capt_tools/plan says
-plan() { tool plan.script "$0" "$@"; }
+# plan PROTOCOL ARGUMENT...: carry out what the plans say; drop_in.py puts them into other repositories as capt_plan
+plan() {
+    local plans=capt_tools.plan
+    [[ ! -d capt_plan ]] || plans=capt_plan
+    tool "$plans.script" "$0" "$@"
+}

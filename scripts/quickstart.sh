@@ -6,4 +6,4 @@
 source "$(dirname "${BASH_SOURCE[0]}")/_venv.sh"
 [[ ${DRY_RUN:-0} != 0 ]] || ensure_venv tables
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
-tool demo
+tool capt_tools.demo

@@ -138,7 +138,7 @@ def test_put_twice_and_undone(host, capsys):
     assert hosts.digest(host) == after
 
     subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "trainers/capt", "capt_compat", "capt_tools"], cwd=host, check=True
+        [sys.executable, "-m", "compileall", "-q", "trainers/capt", "capt_compat", "capt_plan"], cwd=host, check=True
     )
     assert (host / "trainers/capt/__pycache__").is_dir()
     assert call(host, "--undo") == 0
@@ -178,7 +178,7 @@ def test_its_scripts_run_in_the_host_and_leave_nothing_behind(host):
     assert first[first.index("--trainer") + 1] == "CoOp"
     assert second[second.index("--trainer") + 1] == "CAPT"
     assert second[second.index("TRAINER.CAPT.BASE.DIR") + 1] == first[first.index("--output-dir") + 1]
-    assert (host / "capt_tools/plan/__pycache__").is_dir()
+    assert (host / "capt_plan/__pycache__").is_dir()
 
     assert call(host, "--undo") == 0
     (host / "configs/datasets/caltech101.yaml").unlink()

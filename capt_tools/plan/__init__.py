@@ -1,7 +1,7 @@
 """The plans of runs: what a method is, what a protocol asks for, and the commands that follow from both.
 
-Only the standard library is needed here, and nothing of this repository but its yaml files, so that the scripts that
-stand on these plans also work where they are copied into another repository.
+Only the standard library is needed here, and nothing of this repository but its yaml files: drop_in.py copies this
+folder into other repositories as ``capt_plan``, for the scripts that it puts there.
 """
 
 from __future__ import annotations

@@ -72,13 +72,14 @@ def base2new_test(settings: Settings, method: Method, dataset: str, seed: str, *
     chosen = choose(settings, method, "base2new", dataset)
     model = folders.base2new(settings, "train_base", dataset, chosen.trainer, chosen.tag, seed)
     folder = folders.base2new(settings, f"test_{settings.sub}", dataset, chosen.trainer, chosen.tag, seed)
-    words, needs = flags(settings, chosen, dataset, seed, folder), ()
-    if chosen.trainer != "ZeroshotCLIP":
+    words = flags(settings, chosen, dataset, seed, folder)
+    is_trained = chosen.trainer != "ZeroshotCLIP"
+    if is_trained:
         need_model(settings, model, f"bash scripts/{method.folder}/base2new_train.sh {dataset} {seed}")
-        words, needs = words + model_flags(settings, chosen, model), (model,)
-    options, more = yield from train_base(settings, chosen, "base2new", dataset, seed, plan)
+        words += model_flags(settings, chosen, model)
+    options, needs = yield from train_base(settings, chosen, "base2new", dataset, seed, plan)
     words += ["--eval-only", "DATASET.NUM_SHOTS", settings.shots, "DATASET.SUBSAMPLE_CLASSES", settings.sub, *options]
-    yield job(settings, folder, words, needs + more)
+    yield job(settings, folder, words, (model, *needs) if is_trained else needs)
 
 
 def xd_train(settings: Settings, method: Method, *arguments: str) -> Plan:

@@ -66,18 +66,18 @@ class Runner:
             return
         try:
             code = self._wait(command)
-        except FileNotFoundError as error:
-            raise StopError(f"{command[0]}: command not found", 127) from error
+        except OSError as error:
+            raise StopError(f"cannot start {command[0]} ({error.strerror}); set PYTHON to a python", 127) from error
         if code:
             raise StopError(code=code if code > 0 else 128 - code)
 
     def _wait(self, command: Sequence[str]) -> int:
         if self._say is None:
             return subprocess.call(command, env=self.environ)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with subprocess.Popen(command, env=self.environ, text=True, errors="replace", **pipes) as process:
-            for line in process.stdout:
-                self._say(line.rstrip("\n"))
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self.environ, stdout=pipe, stderr=subprocess.STDOUT) as process:
+            for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
+                self._say(line.decode(errors="replace").removesuffix("\n"))
         return process.returncode
 
     def say(self, text: str) -> None:

@@ -6,4 +6,4 @@
 # Variables that change it are listed in scripts/_run.sh; SEEDS is 1 here. Needs pip install '.[report,tables]'.
 [[ ! -d ${1:-} ]] || set -- "$(cd "$1" && pwd)" "${@:2}" # before the folder changes
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-tool quick "$@"
+tool capt_tools.quick "$@"

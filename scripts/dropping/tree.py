@@ -75,9 +75,8 @@ def plugin_files(root: Path) -> dict[str, Path]:
     files = {f"trainers/capt/{path}": root / "trainers/capt" / path for path in _python(root / "trainers/capt")}
     files |= {f"capt_compat/{path}": root / "compat" / path for path in _python(root / "compat")}
     # What the scripts stand on; an installed package carries the rest of the repository inside of capt_tools.
-    tools = root / "capt_tools" if (root / "capt_tools").is_dir() else root.parent
-    files["capt_tools/__init__.py"] = tools / "__init__.py"
-    files |= {f"capt_tools/plan/{path}": tools / "plan" / path for path in _python(tools / "plan")}
+    plans = (root / "capt_tools" if (root / "capt_tools").is_dir() else root.parent) / "plan"
+    files |= {f"capt_plan/{path}": plans / path for path in _python(plans)}
     yamls = sorted((root / "configs/trainers/CAPT").glob("*.yaml"))
     scripts = [root / f"scripts/capt/{name}.sh" for name in SHELL_SCRIPTS] + [root / "scripts/_run.sh"]
     return files | {str(path.relative_to(root)): path for path in [*yamls, *scripts]}

@@ -230,13 +230,19 @@ def test_the_runner_stops_with_the_code_of_what_failed(stub, capfd):
     with pytest.raises(StopError) as error:
         runner.start([stub["PYTHON"], "bad"])
     assert (error.value.code, error.value.line) == (7, "")
-    with pytest.raises(StopError, match="no-such-python: command not found") as error:
+    with pytest.raises(StopError, match="cannot start no-such-python .*; set PYTHON") as error:
         runner.start(["no-such-python"])
     assert error.value.code == 127
     with pytest.raises(StopError) as error:
         runner.start(["sh", "-c", "kill -9 $$"])
     assert error.value.code == 137
     assert capfd.readouterr().out.count("bad") == 1
+
+
+def test_what_is_started_is_heard_line_by_line(stub):
+    heard = []
+    Runner(Settings.read(stub), say=heard.append).start(["printf", "a\\rb\\n\\nc"])
+    assert heard == ["a\rb", "", "c"]
 
 
 def test_lanes_give_each_run_its_device(stub, monkeypatch, capfd):

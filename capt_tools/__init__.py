@@ -1,1 +1,0 @@
-"""The tools around CAPT: one command line, the plans of runs, tables, reports."""
