@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["MANIFEST", "Manifest", "Plan", "plan", "plugin_files", "put", "remove", "write_bytes"]
 
 MANIFEST = "trainers/capt/drop_in.json"
-# The scripts that stand on nothing but train.py; the others need tools of this repository.
+# The scripts that stand on nothing but train.py and its plans; the others need tools of this repository.
 SHELL_SCRIPTS = ("base2new_train", "base2new_test", "few_shot", "xd_train", "xd_test")
 
 
@@ -74,6 +74,9 @@ def plugin_files(root: Path) -> dict[str, Path]:
     """Path below a host -> file of this repository, for all that is put there."""
     files = {f"trainers/capt/{path}": root / "trainers/capt" / path for path in _python(root / "trainers/capt")}
     files |= {f"capt_compat/{path}": root / "compat" / path for path in _python(root / "compat")}
+    # What the scripts stand on; an installed package carries the rest of the repository inside of capt_tools.
+    plans = (root / "capt_tools" if (root / "capt_tools").is_dir() else root.parent) / "plan"
+    files |= {f"capt_plan/{path}": plans / path for path in _python(plans)}
     yamls = sorted((root / "configs/trainers/CAPT").glob("*.yaml"))
     scripts = [root / f"scripts/capt/{name}.sh" for name in SHELL_SCRIPTS] + [root / "scripts/_run.sh"]
     return files | {str(path.relative_to(root)): path for path in [*yamls, *scripts]}
