@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "trainers"))
 
 from capt.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
-from scripts import make_prompts  # noqa: E402
-from scripts.prompting.journal import Journal  # noqa: E402
+from capt_tools import make_prompts  # noqa: E402
+from capt_tools.prompting.journal import Journal  # noqa: E402
 
 KEY = "sk-very-secret"
 NAMES = ["cup", "jug", "red_fox", "otter", "kite"]

@@ -24,7 +24,7 @@ def test_pictures_exist(picture):
 
 @pytest.mark.parametrize(("script", "arguments"), COMMANDS)
 def test_commands_use_options_that_exist(script, arguments):
-    parser = importlib.import_module(f"scripts.{script}").build_parser()
+    parser = importlib.import_module(f"capt_tools.{script}").build_parser()
     known = {option for action in parser._actions for option in action.option_strings}
     assert set(re.findall(r"--[a-z-]+", arguments)) <= known
 
