@@ -1,7 +1,7 @@
 """Checks which data sets are complete, before a training run finds out.
 
-    python scripts/check_data.py --root DATA
-    python scripts/check_data.py --root DATA --dataset Caltech101 OxfordPets --verify
+    capt check-data --root DATA
+    capt check-data --root DATA --dataset Caltech101 OxfordPets --verify
 
 Compares the images that each split lists with the files on disk and with the published counts. Nothing is written.
 The exit code is 1 when a data set is incomplete; a folder that is absent counts only where --dataset names it.
@@ -13,8 +13,7 @@ import argparse
 import contextlib
 import io
 import os
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,6 +27,8 @@ from tqdm import tqdm
 import datasets  # noqa: F401
 from datasets.files import DataNotFoundError
 from datasets.splits import SPLITS
+
+from .tool import parser_of
 
 # Classes, and images of train, val and test, as the papers use them. None: the set has no such split.
 PUBLISHED: dict[str, tuple[int, int | None, int | None, int]] = {
@@ -140,14 +141,17 @@ def damaged_images(paths: Iterable[str], name: str = "") -> list[tuple[str, str]
         return [(path, text) for path, text in zip(paths, problems, strict=True) if text]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the table and the problems; return 1 when something is incomplete."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
     parser.add_argument("--root", required=True, help="the data root, as for train.py")
     parser.add_argument("--dataset", nargs="+", metavar="NAME", choices=list(PUBLISHED), help="check only these")
     parser.add_argument("--verify", action="store_true", help="decode every image and name the damaged ones")
-    args = parser.parse_args(argv)
+    return parser
 
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table and the problems; return 1 when something is incomplete."""
+    args = build_parser().parse_args(argv)
     reports = [check(name, args.root, args.verify) for name in args.dataset or PUBLISHED]
     headers = ["data set", "state", "classes", *SPLITS, "listed", "found"]
     print(tabulate([report.row() for report in reports], headers, colalign=("left", "left", *["right"] * 6)))
@@ -159,7 +163,3 @@ def main(argv: list[str] | None = None) -> int:
     if not counted:
         print(f"no data set under {os.path.abspath(os.path.expanduser(args.root))}; see docs/DATASETS.md")
     return int(not counted or any(report.notes for report in counted))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

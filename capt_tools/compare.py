@@ -1,8 +1,8 @@
 """Compares the runs below one or more output folders: the papers' tables, with every protocol in a row of its own.
 
-    python scripts/compare.py output
-    python scripts/compare.py output --format markdown --published
-    python scripts/compare.py output --against CoOp
+    capt compare output
+    capt compare output --format markdown --published
+    capt compare output --against CoOp
 
 Reads ``results.json`` of this repository's runs, and the logs of other repositories of the CoOp family. Tables show
 plain and mean per-class accuracy on base and new classes with their harmonic mean, mean ± deviation over seeds, and
@@ -12,7 +12,6 @@ how much of the base model's confusion each method resolves and introduces. Need
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from .comparison.published import arithmetic_notes, published_rows
 from .comparison.render import FORMATS, blocks_of, print_csv, print_table
 from .comparison.rows import AVERAGE, BASE_TO_NEW, FAMILIES, Row, average, make_rows
 from .comparison.runs import CompareError, Run, find_runs
+from .house import install
+from .tool import exit_code, parser_of
 
 KINDS = {"Base-to-new": (("base", "new"), BASE_TO_NEW), "All classes": (("all",), ("accuracy",))}
 
@@ -144,10 +145,10 @@ def _print_notes(rows: Sequence[Row], notes: Sequence[str], form: str) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("output", type=Path, nargs="+", help="folders with runs below them")
     parser.add_argument("--format", choices=FORMATS, default="terminal", help="default: terminal")
-    parser.add_argument("--published", action="store_true", help="add the figures of scripts/published.csv")
+    parser.add_argument("--published", action="store_true", help="add the published figures")
     parser.add_argument("--against", metavar="METHOD", help="paired tests of every method against this row")
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds that should be there (default: those of any row)")
     return parser
@@ -156,18 +157,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison; return 0, or 2 with one line on stderr."""
     args = build_parser().parse_args(argv)
-    try:
-        compare(args)
-    except CompareError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name not in ("pandas", "rich", "scipy", "tabulate"):
-            raise
-        print(f"error: {error.name} is missing; pip install '.[tables]'", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(
+        lambda: compare(args),
+        bad_input=(CompareError,),
+        optional=("pandas", "rich", "scipy", "tabulate"),
+        hint=install("tables"),
+    )

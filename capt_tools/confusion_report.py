@@ -1,7 +1,7 @@
 """Who is confused with whom, before and after, and why: one HTML file that opens from disk without a network.
 
-    python scripts/confusion_report.py output/caltech101/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1
-    python scripts/confusion_report.py RUN RUN RUN --output report
+    capt report output/caltech101/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1
+    capt report RUN RUN RUN --output report
 
 Reads ``results.json`` and ``predictions.npz`` of finished runs of any trainer; for runs of CAPT it also asks the model
 which training images and sentences it used. Beside the page go CSV files, and ``labels.npy``, ``pred_probs.npy`` and
@@ -25,10 +25,11 @@ from .report.options import add_image_root, add_model_places, model_places
 from .report.page import MAX_PAIRS_TOLD, choose_images, render, run_content
 from .report.pictures import Album
 from .report.runs import read_run, run_names
+from .tool import exit_code, parser_of
 
 
-def report(args: argparse.Namespace) -> Path:
-    """Write the page and the files beside it; returns the page's path."""
+def report(args: argparse.Namespace) -> None:
+    """Write the page and the files beside it."""
     runs = [read_run(folder) for folder in args.run]
     names = run_names(runs)
     out = args.output or args.run[0] / "report"
@@ -59,7 +60,6 @@ def report(args: argparse.Namespace) -> Path:
     if album.refused:
         print(f"{len(album.refused):,} images are listed without a picture, to stay below {args.max_mb:g} MB")
     print(f"{path} ({len(page) / 1e6:.1f} MB, {len(album.uris):,} pictures)")
-    return path
 
 
 def _file_name(name: str) -> str:
@@ -67,7 +67,7 @@ def _file_name(name: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("run", type=Path, nargs="+", help="output folders of finished runs")
     parser.add_argument("--output", type=Path, help="folder to write to (default: report/ in the first run)")
     add_image_root(parser)
@@ -81,13 +81,4 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the report; return 0, or 2 with one line on stderr."""
     args = build_parser().parse_args(argv)
-    try:
-        report(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(lambda: report(args))

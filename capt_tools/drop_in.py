@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Put CAPT into a CoOp-style repository, or take it out again.
 
-    python scripts/drop_in.py PATH_TO_REPO             show what changes, and do it
-    python scripts/drop_in.py PATH_TO_REPO --check     show it, change nothing; exit code 1 if there is something to do
-    python scripts/drop_in.py PATH_TO_REPO --undo      take everything out; the repository is as it was
+    capt drop-in PATH_TO_REPO             # show what changes, and do it
+    capt drop-in PATH_TO_REPO --check     # show it, change nothing; exit code 1 if there is something to do
+    capt drop-in PATH_TO_REPO --undo      # take everything out; the repository is as it was
 
 It copies trainers/capt, configs/trainers/CAPT, the scripts of scripts/capt that need nothing else, and the Dassl bridge
 (as capt_compat), and adds three lines to the repository's train.py. It runs any number of times, overwrites nothing
@@ -16,7 +15,6 @@ import argparse
 import difflib
 import hashlib
 import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from pathlib import Path
 from .dropping.train_file import BY_HAND, NotUnderstoodError, with_plugin, without_plugin
 from .dropping.tree import MANIFEST, Manifest, plan, put, remove, write_bytes
 from .house import ROOT
+from .tool import exit_code, parser_of
 
 NEEDED = ("trainers", "datasets", "configs/trainers", "configs/datasets")
 PACKAGES = ("torch", "torchvision", "yacs", "safetensors", "tqdm")
@@ -117,21 +116,17 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line ``argv``."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def build_parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
     parser.add_argument("repository", type=Path, help="root folder of a repository with CoOp's train.py")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="show what would change and change nothing")
     mode.add_argument("--undo", action="store_true", help="take CAPT out again")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv``."""
+    args = build_parser().parse_args(argv)
     host = args.repository.expanduser().resolve()
-    try:
-        return undo(host) if args.undo else drop_in(host, args.check)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(lambda: undo(host) if args.undo else drop_in(host, args.check))

@@ -1,7 +1,7 @@
 """Image features before and after CAPT, with labels, names and paths (npz), and a t-SNE or UMAP picture of both.
 
-    python scripts/export_features.py --run output/caltech101/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1
-    python scripts/export_features.py --run RUN --classes ketch schooner --output ketch
+    capt features --run output/caltech101/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1
+    capt features --run RUN --classes ketch schooner --output ketch
 
 Takes the run's test images. ``features.npz`` holds ``before`` and ``after`` ``(M, D)`` normalised, ``labels`` ``(M,)``,
 ``classnames`` ``(C,)``, ``paths`` ``(M,)`` and ``text_features`` ``(C, D)``. Needs ``pip install '.[report]'`` for the
@@ -11,30 +11,26 @@ picture, and umap-learn besides for ``--method umap``.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from .house import install
 from .report.evidence import images_root, trained_folder
-from .report.options import add_image_root, add_model_places, model_places
+from .report.options import add_image_root, add_model_places, add_run, load_predictor, model_places
 from .report.runs import ReportError, RunData, read_run
+from .tool import exit_code, parser_of
 
-MISSING = {  # what to do where a method's package is not installed
-    "tsne": "pip install '.[report]', or give --no-picture",
-    "umap": "pip install '.[report]' umap-learn, or leave --method at tsne",
+METHODS = {  # of the picture, and what to do where a package of theirs is not installed
+    "tsne": f"{install('report')}, or give --no-picture",
+    "umap": f"{install('report')} umap-learn, or leave --method at tsne",
 }
 
 
 def encode(run: RunData, root: Path, places: np.ndarray, args: argparse.Namespace) -> dict[str, np.ndarray]:
     """The arrays of ``features.npz`` for the chosen test images."""
-    import capt
-
-    with contextlib.redirect_stdout(sys.stderr):
-        predictor = capt.load(trained_folder(run.folder), **model_places(args))
-    predictor.serve(run.record["classnames"])
+    predictor = load_predictor(trained_folder(run.folder), run.record["classnames"], **model_places(args))
     paths = [run.paths[place] for place in places]
     before, after = [], []
     for _, output in predictor.batches([root / path for path in paths]):
@@ -111,13 +107,13 @@ def export(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="output folder of a CAPT run")
+    parser = parser_of(__doc__)
+    add_run(parser)
     parser.add_argument("--output", type=Path, help="folder to write to (default: features/ in the run)")
     add_image_root(parser)
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only test images of these classes")
     parser.add_argument("--num-classes", type=int, default=12, help="classes in the picture (default: 12)")
-    parser.add_argument("--method", choices=tuple(MISSING), default="tsne", help="of the picture (default: tsne)")
+    parser.add_argument("--method", choices=tuple(METHODS), default="tsne", help="of the picture (default: tsne)")
     parser.add_argument("--no-picture", action="store_true", help="write features.npz alone")
     add_model_places(parser)
     return parser
@@ -126,18 +122,4 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Export; return 0, or 2 with one line on stderr."""
     args = build_parser().parse_args(argv)
-    try:
-        export(args)
-    except ModuleNotFoundError as error:
-        if error.name not in ("matplotlib", "sklearn", "umap"):
-            raise
-        print(f"error: {error.name} is missing; {MISSING[args.method]}", file=sys.stderr)
-        return 2
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(lambda: export(args), optional=("matplotlib", "sklearn", "umap"), hint=METHODS[args.method])

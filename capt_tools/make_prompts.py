@@ -1,8 +1,8 @@
 """Difference and commonality prompts for the pairs of classes that a run's confusion bank mined, by a language model.
 
-    python scripts/make_prompts.py --run RUN --dry-run
-    OPENAI_API_KEY=... python scripts/make_prompts.py --run RUN --model gpt-4o-mini
-    python scripts/make_prompts.py --run RUN --base-url http://localhost:8000/v1 --model my-model --api-key none
+    capt prompts --run RUN --dry-run
+    OPENAI_API_KEY=... capt prompts --run RUN --model gpt-4o-mini
+    capt prompts --run RUN --base-url http://localhost:8000/v1 --model my-model --api-key none
 
 Any OpenAI-compatible server will do. Two steps, as in the paper: what each class looks like, then what the two share
 and what tells them apart. Answers are kept one by one in ``<dataset>_pairs.journal.jsonl``, with question, model and
@@ -27,8 +27,10 @@ from capt.confusion_bank import ConfusionBank
 from capt.files import write_json
 from capt.stock_clip import tokenizer
 
+from .house import install
 from .prompting.journal import Journal
 from .prompting.questions import LOOK_SCHEMA, PAIR_SCHEMA, SYSTEM, look_question, pair_question
+from .tool import exit_code, parser_of
 
 CONTEXT = 77  # CLIP's, with the start and the end token
 SIDES = ("commonality", "difference_a", "difference_b")
@@ -134,7 +136,7 @@ def make_prompts(args: argparse.Namespace) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--run", type=Path, required=True, help="output folder of a CAPT run, with its bank")
     parser.add_argument("--output", type=Path, default=Path("descriptions"), help="folder (default: descriptions)")
     parser.add_argument("--pairs", type=int, default=50, help="most confused pairs to ask about (default: 50)")
@@ -153,16 +155,4 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make prompts; return 0, 1 where pairs are missing, or 2 with one line on stderr."""
     args = build_parser().parse_args(argv)
-    try:
-        return make_prompts(args)
-    except ModuleNotFoundError as error:
-        if error.name not in ("openai", "jsonschema"):
-            raise
-        print(f"error: {error.name} is missing; pip install '.[prompts]'", file=sys.stderr)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(lambda: make_prompts(args), optional=("openai", "jsonschema"), hint=install("prompts"))

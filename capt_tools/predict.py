@@ -1,9 +1,9 @@
 """Predicts images with a trained CAPT, and says why.
 
-    python scripts/predict.py --run output/quick/photos/folder/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1 a.jpg
-    python scripts/predict.py --run RUN photos/ --format jsonl
-    python scripts/predict.py --run RUN kitchen.jpg --explain
-    python scripts/predict.py --run RUN kitchen.jpg --classes teapot "coffee mug" vase
+    capt predict --run output/quick/photos/folder/CAPT/vit_b16_ep20_on_ZeroshotCLIP_16shots/seed1 a.jpg
+    capt predict --run RUN photos/ --format jsonl
+    capt predict --run RUN kitchen.jpg --explain
+    capt predict --run RUN kitchen.jpg --classes teapot "coffee mug" vase
 
 Folders are searched for images at any depth. An image that cannot be read is named on stderr, the others are answered,
 and the exit code is 1. Nothing of Dassl is needed.
@@ -12,13 +12,13 @@ and the exit code is 1. Nothing of Dassl is needed.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .report.options import add_model_places, model_places
+from .report.options import add_model_places, add_run, load_predictor, model_places
+from .tool import exit_code, parser_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -126,10 +126,7 @@ def as_text(path: Path, found) -> str:
 def predict(args: argparse.Namespace) -> int:
     """Print what `args` asks for; 1 if an image could not be read."""
     paths = find_images(args.images)
-    import capt
-
-    with contextlib.redirect_stdout(sys.stderr):  # stdout is for the answers
-        predictor = capt.load(args.run, device=args.device, epoch=args.epoch, **model_places(args))
+    predictor = load_predictor(args.run, device=args.device, epoch=args.epoch, **model_places(args))
     num_answered, rows = 0, []
     for path, found in explanations(args, predictor, paths):
         num_answered += 1
@@ -146,10 +143,11 @@ def predict(args: argparse.Namespace) -> int:
     return int(num_answered < len(paths))
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser(doc: str = __doc__) -> argparse.ArgumentParser:
+    """The parser; ``explain`` has words and examples of its own for it."""
+    parser = parser_of(doc)
     parser.add_argument("images", type=Path, nargs="+", help="image files, or folders of them")
-    parser.add_argument("--run", type=Path, required=True, help="output folder of a CAPT run")
+    add_run(parser)
     parser.add_argument("--top-k", type=int, default=5, help="classes an image (default: 5)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="choose from these (default: the run's own)")
     parser.add_argument("--explain", action="store_true", help="add pairs, sentences, training images, the change")
@@ -164,12 +162,4 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict; return 0, 1 where an image could not be read, or 2 with one line on stderr."""
     args = build_parser().parse_args(argv)
-    try:
-        return predict(args)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return exit_code(lambda: predict(args))

@@ -1,6 +1,6 @@
 """Turns the four Fashion-MNIST files into pictures, a CoOp-style split and pictures to pre-train a CLIP on.
 
-    python scripts/prepare_fashion_mnist.py SOURCE data
+    python -m capt_tools.prepare_fashion_mnist SOURCE data
 
 SOURCE is the folder with train-images-idx3-ubyte.gz and the other three, for instance
 /usr/share/datasets/fashion-mnist of Debian's package dataset-fashion-mnist. Of each class of the official training
@@ -19,7 +19,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import compat  # noqa: F401
@@ -31,6 +31,8 @@ from torch import Tensor
 
 from datasets.fashion_mnist import FashionMNIST
 from datasets.splits import SPLITS, Items, make_datum, read_split, save_split
+
+from .tool import parser_of
 
 CLASS_NAMES = FashionMNIST.CLASS_NAMES
 # Images of each class in the official sets, and how many of the training ones become train and val.
@@ -220,15 +222,19 @@ def prepare(source: Path, out: Path, pretrain_per_class: int) -> None:
     print(f"{pretraining}: {sizes['pretrain']:,} images, none of them in the data set")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the tool; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def build_parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__)
     parser.add_argument("source", type=Path, help="folder of the four idx files")
     parser.add_argument("out", type=Path, help="the data root")
     parser.add_argument(
         "--pretrain-per-class", type=int, default=200, metavar="N", help="images to pre-train on (default 200)"
     )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the tool; returns the exit code."""
+    args = build_parser().parse_args(argv)
     try:
         prepare(args.source, args.out, args.pretrain_per_class)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Trains a small CLIP from scratch and saves it in OpenAI's layout, for demos and tests without a download.
 
-    python scripts/draw_glyphs.py glyphs.tar
-    python scripts/pretrain_clip.py small.pt --images glyphs.tar --epochs 30 --eval-dataset Glyphs --root data
+    python -m capt_tools.draw_glyphs glyphs.tar
+    capt pretrain small.pt --images glyphs.tar --epochs 30 --eval-dataset Glyphs --root data
 
 Training pictures come from image tars or folders (a sub-folder a class, `classnames.txt` with their names) and from
 splits of registered data sets; all are merged by class name. Captions are templates filled with the names. Precision
@@ -17,6 +17,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import compat  # noqa: F401  (makes Dassl importable)
@@ -27,6 +28,7 @@ from .pretraining import model as clip_model
 from .pretraining import sources
 from .pretraining.training import Engine, Trainer
 from .pretraining.zero_shot import evaluate
+from .tool import parser_of
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -37,13 +39,8 @@ TEMPLATES = (
 )
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0],
-        epilog="A killed run continues when the same command is given again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def build_parser() -> argparse.ArgumentParser:
+    parser = parser_of(__doc__, show_defaults=True)
     add = parser.add_argument
     add("out", help="file to write; if it is there, only the evaluation runs")
     data = parser.add_argument_group("training pictures")
@@ -78,6 +75,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     held_out.add_argument("--eval-dataset", metavar="NAME", help="registered data set for zero-shot accuracy")
     held_out.add_argument("--eval-split", default="test", choices=("train", "val", "test"), help="its split")
     held_out.add_argument("--eval-template", default="a photo of a {}.", help="prompt")
+    return parser
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; what does not fit together ends with argparse's exit code 2."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     _check(parser, args)
     return args
@@ -212,7 +215,7 @@ def report(args: argparse.Namespace, device: torch.device) -> None:
         )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the tool; returns the exit code."""
     args = parse_args(argv)
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
@@ -232,7 +235,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pretrain_clip: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,1 +1,1 @@
-"""Parts of scripts/compare.py: find runs, make rows of them, and print the rows."""
+"""Parts of ``capt compare``: find runs, make rows of them, and print the rows."""

@@ -1,1 +1,1 @@
-"""Parts of ``scripts/confusion_report.py``, and what the other scripts about finished runs share with it."""
+"""Parts of ``capt report``, and what the other tools about finished runs share with it."""

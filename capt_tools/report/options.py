@@ -1,12 +1,23 @@
-"""Arguments that the scripts about finished runs share."""
+"""What the tools about finished runs share: their arguments, and the trained model that these name."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["add_image_root", "add_model_places", "model_places"]
+if TYPE_CHECKING:
+    from capt import Predictor
+
+__all__ = ["add_image_root", "add_model_places", "add_run", "load_predictor", "model_places"]
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """``--run``, one trained CAPT."""
+    parser.add_argument("--run", type=Path, required=True, help="output folder of a CAPT run")
 
 
 def add_image_root(parser: argparse.ArgumentParser) -> None:
@@ -23,3 +34,18 @@ def add_model_places(parser: argparse.ArgumentParser) -> None:
 def model_places(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of ``capt.load`` that :func:`add_model_places` asked for."""
     return {"backbone": args.backbone, "base_dir": args.base_dir}
+
+
+def load_predictor(folder: Path, class_names: Sequence[str] | None = None, **load: Any) -> Predictor:
+    """``capt.load``, serving `class_names`; what it prints goes to stderr, since stdout is for the tool's answers.
+
+    Raises:
+        OSError: a file of the run is missing.
+        ValueError: the run is no CAPT's, or of another version.
+    """
+    import capt
+
+    with contextlib.redirect_stdout(sys.stderr):
+        predictor = capt.load(folder, **load)
+        predictor.serve(class_names)
+    return predictor

@@ -1,0 +1,12 @@
+"""``python -m capt``: the command line of the tools, where they are installed beside the plugin."""
+
+import sys
+
+try:
+    from capt_tools.cli import main
+except ModuleNotFoundError as missing:
+    if missing.name != "capt_tools":
+        raise
+    sys.exit("error: the commands are in the package capt_tools, which is missing; pip install capt-prompt-tuning")
+
+main()
