@@ -7,6 +7,7 @@ try:
 except ModuleNotFoundError as missing:
     if missing.name != "capt_tools":
         raise
-    sys.exit("error: the commands are in the package capt_tools, which is missing; pip install capt-prompt-tuning")
+    print("error: the commands are in capt_tools, which is missing; pip install capt-prompt-tuning", file=sys.stderr)
+    sys.exit(2)
 
 main()
