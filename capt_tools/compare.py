@@ -6,7 +6,7 @@
 
 Reads ``results.json`` of this repository's runs, and the logs of other repositories of the CoOp family. Tables show
 plain and mean per-class accuracy on base and new classes with their harmonic mean, mean ± deviation over seeds, and
-how much of the base model's confusion each method resolves and introduces. Needs ``pip install '.[tables]'``.
+how much of the base model's confusion each method resolves and introduces. LaTeX and CSV need the extra ``tables``.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 Reads ``results.json`` and ``predictions.npz`` of finished runs of any trainer; for runs of CAPT it also asks the model
 which training images and sentences it used. Beside the page go CSV files, and ``labels.npy``, ``pred_probs.npy`` and
-``paths.txt`` for cleanlab and FiftyOne. Needs ``pip install '.[report]'``.
+``paths.txt`` for cleanlab and FiftyOne.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     capt features --run RUN --classes ketch schooner --output ketch
 
 Takes the run's test images. ``features.npz`` holds ``before`` and ``after`` ``(M, D)`` normalised, ``labels`` ``(M,)``,
-``classnames`` ``(C,)``, ``paths`` ``(M,)`` and ``text_features`` ``(C, D)``. Needs ``pip install '.[report]'`` for the
-picture, and umap-learn besides for ``--method umap``.
+``classnames`` ``(C,)``, ``paths`` ``(M,)`` and ``text_features`` ``(C, D)``. The picture needs the extra
+``report``, and umap-learn for ``--method umap``.
 """
 
 from __future__ import annotations

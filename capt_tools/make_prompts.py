@@ -7,7 +7,7 @@
 Any OpenAI-compatible server will do. Two steps, as in the paper: what each class looks like, then what the two share
 and what tells them apart. Answers are kept one by one in ``<dataset>_pairs.journal.jsonl``, with question, model and
 date, so a killed run goes on where it stopped; what CAPT reads is ``<dataset>_pairs.json`` beside it. Needs
-``pip install '.[prompts]'``.
+the extra ``prompts``.
 """
 
 from __future__ import annotations
