@@ -67,6 +67,6 @@ tools = Tools(
 )
 
 
-def main() -> NoReturn:
-    """Run the command line of this process."""
+def main() -> None:
+    """Run the command line of this process, and end it."""
     tools(prog_name="capt")

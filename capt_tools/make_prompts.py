@@ -27,7 +27,7 @@ from capt.confusion_bank import ConfusionBank
 from capt.files import write_json
 from capt.stock_clip import tokenizer
 
-from .house import install
+from .house import find, install
 from .prompting.journal import Journal
 from .prompting.questions import LOOK_SCHEMA, PAIR_SCHEMA, SYSTEM, look_question, pair_question
 from .tool import exit_code, parser_of
@@ -102,7 +102,7 @@ def make_prompts(args: argparse.Namespace) -> int:
     """Ask, keep and report; 1 where pairs are missing at the end."""
     dataset, pairs = mined_pairs(args.run, args.pairs)
     path = args.output / f"{dataset}_pairs.json"
-    known, journal = read_pairs(path), Journal(args.output / f"{dataset}_pairs.journal.jsonl")
+    known, journal = read_pairs(Path(find(str(path)))), Journal(args.output / f"{dataset}_pairs.journal.jsonl")
     left = unanswered(pairs, known)
     print(f"{len(pairs)} mined pairs, {len(pairs) - len(left)} of them in {path}")
     print(estimate(left, journal, args))

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..house import find
+
 if TYPE_CHECKING:
     from capt import Predictor
 
@@ -33,7 +35,7 @@ def add_model_places(parser: argparse.ArgumentParser) -> None:
 
 def model_places(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of ``capt.load`` that :func:`add_model_places` asked for."""
-    return {"backbone": args.backbone, "base_dir": args.base_dir}
+    return {"backbone": args.backbone and find(args.backbone), "base_dir": args.base_dir}
 
 
 def load_predictor(folder: Path, class_names: Sequence[str] | None = None, **load: Any) -> Predictor:

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from capt_tools import cli, explain, predict
 from capt_tools.house import find, install
+from capt_tools.report.options import model_places
 from capt_tools.tool import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,3 +208,12 @@ def test_paths_are_looked_for_in_the_current_folder_then_in_the_checkout(monkeyp
     (tmp_path / "configs/datasets").mkdir(parents=True)
     (tmp_path / "configs/datasets/glyphs.yaml").touch()
     assert find("configs/datasets/glyphs.yaml") == "configs/datasets/glyphs.yaml"
+
+
+def test_a_run_is_told_where_its_clip_is(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    places = [model_places(predict.build_parser().parse_args(["--run", "r", "a.jpg", *given])) for given in BACKBONES]
+    assert [place["backbone"] for place in places] == [None, "ViT-B/16", str(ROOT / "assets/glyphs_clip.pt")]
+
+
+BACKBONES = [(), ("--backbone", "ViT-B/16"), ("--backbone", "assets/glyphs_clip.pt")]

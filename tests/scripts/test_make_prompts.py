@@ -113,6 +113,20 @@ def test_right_answers_are_kept_with_question_model_and_date(run, server, tmp_pa
     assert prompts.sources == ("pairs file", "pairs file")
 
 
+def test_sentences_of_the_checkout_are_not_asked_again(run, server, tmp_path, monkeypatch):
+    """From a folder without descriptions, as an installed package meets it."""
+    shipped = tmp_path / "checkout/descriptions/toys_pairs.json"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text(json.dumps({"jug||cup": PAIR}))
+    monkeypatch.setattr("capt_tools.house.ROOT", tmp_path / "checkout")
+    monkeypatch.chdir(tmp_path)
+    assert make_prompts.main(arguments(run, server, "descriptions")) == 0
+    assert len(server.asked) == 4 + 2
+    pairs = json.loads((tmp_path / "descriptions/toys_pairs.json").read_text())
+    assert list(pairs) == ["jug||cup", "red fox||otter", "jug||kite"]
+    assert json.loads(shipped.read_text()) == {"jug||cup": PAIR}
+
+
 def test_dry_run_asks_nothing(run, server, tmp_path, capsys):
     options = arguments(run, server, tmp_path / "out", "--dry-run", "--price-in", "1", "--price-out", "2")
     assert make_prompts.main(options) == 0
