@@ -118,9 +118,9 @@ class Parsed(Exception):
 
 
 def examples(text: str) -> list[list[str]]:
-    """The commands that end a help text, in words; without comments and variables in front."""
+    """The commands that end a help text, in words; without variables in front, comments and pipes."""
     lines = text.partition("\nexamples:\n")[2].replace("\\\n", "").splitlines()
-    commands = [shlex.split(line, comments=True) for line in lines if line.strip()]
+    commands = [shlex.split(line.partition(" | ")[0], comments=True) for line in lines if line.strip()]
     return [command[next(i for i, word in enumerate(command) if "=" not in word) :] for command in commands]
 
 
