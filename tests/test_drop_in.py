@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "peers")]
+sys.path.insert(0, str(ROOT / "tests" / "peers"))
 
-import drop_in  # noqa: E402
 import hosts  # noqa: E402
-from dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
+
+from capt_tools import drop_in  # noqa: E402
+from capt_tools.dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
 
 TRAIN = '''\
 """Entry point."""

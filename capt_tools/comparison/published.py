@@ -1,4 +1,4 @@
-"""Published figures beside measured ones, from scripts/published.csv, and a check of their arithmetic."""
+"""Published figures beside measured ones, from published.csv beside this file, and a check of their arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .rows import AVERAGE, BASE_TO_NEW, FAMILIES, Figure, Row, harmonic
 
 __all__ = ["arithmetic_notes", "published_rows", "read_published"]
 
-TABLE = Path(__file__).resolve().parents[1] / "published.csv"
+TABLE = Path(__file__).with_name("published.csv")
 ROUNDING = 0.0151  # two figures rounded to 0.01, and the result too
 
 Entry = dict[str, dict[str, float]]  # data set -> base, new, HM

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..house import install
 from .evidence import Evidence
 from .figures import PairRow, cells, class_rows, pair_rows
 from .order import order_classes
@@ -113,7 +114,7 @@ def render(contents: list[dict[str, Any]], album: Album, title: str) -> str:
     try:
         import jinja2
     except ModuleNotFoundError as error:
-        raise ReportError("jinja2 is missing; pip install '.[report]'") from error
+        raise ReportError(f"jinja2 is missing; {install('report')}") from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     data = {"runs": contents, "thumbnails": album.uris}
     # "<" would let a class name end the script element that the data stand in.

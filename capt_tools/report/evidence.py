@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .options import load_predictor
 from .runs import RunData
 
 __all__ = ["Evidence", "gather_evidence", "images_root", "trained_folder"]
@@ -60,13 +60,10 @@ def gather_evidence(
     """
     if run.record["trainer"] != "CAPT":
         return Evidence(f"{run.record['trainer']} mines no pairs and keeps no bank.", {}, {}, {})
-    import capt
     from capt.use.explanation import explain
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):
-            predictor = capt.load(trained_folder(run.folder), **load)
-            predictor.serve(run.record["classnames"])
+        predictor = load_predictor(trained_folder(run.folder), run.record["classnames"], **load)
     except (OSError, ValueError) as error:
         print(f"no representatives and texts: {error}", file=sys.stderr)
         return Evidence(f"The trained model could not be loaded: {error}", {}, {}, {})
