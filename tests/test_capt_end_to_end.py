@@ -494,7 +494,7 @@ def test_other_checkpoints_are_refused(files, finished, coop_base, tmp_path):
     checkpoint = torch.load(finished.out / "capt" / "model.pth.tar-2", weights_only=True)
     checkpoint["state_dict"]["format"] += 8
     torch.save(checkpoint, tmp_path / "capt" / "model.pth.tar-1")
-    with pytest.raises(ValueError, match="has format 9, this code reads up to"):
+    with pytest.raises(ValueError, match="has format 10, this code reads up to"):
         trainer.load_model(str(tmp_path), epoch=1)
     with pytest.raises(ValueError, match=r"other TRAINER.CAPT switches or sizes than this run"):
         build(files, tmp_path / "x", "TRAINER.CAPT.MGDE.HIDDEN_RATIO", 2).load_model(str(finished.out), epoch=2)

@@ -90,7 +90,7 @@ def test_intensity():
 
 def retrieve(bank, direction, target, partners, own=-1, k=2):
     """For a query whose class token lies in this direction from the bank's mean."""
-    cls = bank.center + torch.tensor([direction])
+    cls = bank.likeness.center + torch.tensor([direction])
     return bank.retrieve(cls, torch.tensor([target]), torch.tensor([partners]), torch.tensor([own]), k)
 
 
@@ -300,7 +300,7 @@ def test_other_formats(hand_bank, tmp_path, monkeypatch, number, fix):
     monkeypatch.setattr("trainers.capt.bank.files.FORMAT", number)
     hand_bank.save(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"has format {number}, this code reads format 2; {fix}"):
+    with pytest.raises(ValueError, match=f"has format {number}, this code reads 2 and 3; {fix}"):
         ConfusionBank.load(tmp_path / FILE)
 
 

@@ -125,7 +125,9 @@ def test_representatives_are_the_banks_entries(base, bank):
         torch.testing.assert_close(samples.features[b, k], expected[0], rtol=1e-5, atol=1e-6)
         correction = texts[e.label[m]] - texts[e.pseudo_label[m]]
         torch.testing.assert_close(samples.corrections[b, k], correction)
-        alike = torch.nn.functional.cosine_similarity(cls[b] - bank.center, e.cls[m] - bank.center, dim=0)
+        alike = torch.nn.functional.cosine_similarity(
+            cls[b] - bank.likeness.center, e.cls[m] - bank.likeness.center, dim=0
+        )
         torch.testing.assert_close(samples.similarity[b, k], alike, rtol=1e-5, atol=1e-5)
         assert samples.label[b, k] == e.label[m]
 

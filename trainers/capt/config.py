@@ -24,7 +24,9 @@ PUBLISHED: dict[str, Any] = {
     "BANK.AT_TEST": False,
     "BANK.VIEWS": 1,
     "BANK.NEAR_MISSES": 2.0,
+    "SYS.ON": False,
     "SAM.BY_LABEL": False,
+    "SAM.SHRINKAGE": 1.0,
     "MGDE.CORRECTIONS": False,
     "MGDE.EVIDENCE_GATE": False,
     "MGDE.BETA": 1.0,
@@ -68,6 +70,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.BANK.FOLD_CONFIG = ""  # yaml that the base learner of a fold is trained with; crossfit needs it
     node.BANK.AT_TEST = True  # consult the bank at test for the classes it knows (D); it holds training shots only
 
+    # What is common to all confusions, one vector for all images, kept where held-out classes gain by it (D).
+    node.SYS = CfgNode()
+    node.SYS.ON = True  # False: no shift
+
     # Semantic Confusion Miner (P 3.2, Eq. 7).
     node.SEM = CfgNode()
     node.SEM.ON = True  # False: the expert sees no prompt features
@@ -80,6 +86,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SAM.ON = True  # False: no representatives, no adapter
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
     node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
+    node.SAM.SHRINKAGE = 0.3  # of the scatter within classes by which images are compared, (0, 1]; 1: plain cosine (D)
     node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
     node.SAM.GAMMA = 0.5  # gamma, >= 0
 
@@ -91,8 +98,8 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.MGDE.DROPOUT = 0.3  # in the experts, [0, 1) (R: 0.3)
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
     node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
-    node.MGDE.SHARPNESS = 7.0  # b of exp(-b (1 - cos)), > 0 (D)
-    node.MGDE.GAIN = 0.3  # a, how far the corrections move z, >= 0 (D)
+    node.MGDE.SHARPNESS = 3.0  # b of exp(-b (1 - cos)), > 0 (D)
+    node.MGDE.GAIN = 0.6  # a, how far the corrections move z, >= 0 (D)
     node.MGDE.FIT_GAIN = True  # choose a between 0 and GAIN by leave-one-out on the run's shots (D)
     node.MGDE.CORRECTIONS = True  # representatives pull from their rival's text to their label's (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
@@ -178,6 +185,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.ALPHA", sam.ALPHA),
         at_least("SAM.GAMMA", sam.GAMMA, 0),
+        ("SAM.SHRINKAGE", sam.SHRINKAGE, 0 < sam.SHRINKAGE <= 1, "in (0, 1]"),
         ("MGDE.TOP_K", mgde.TOP_K, 1 <= mgde.TOP_K <= 3, "1, 2 or 3"),
         at_least("MGDE.HIDDEN_RATIO", mgde.HIDDEN_RATIO, 1),
         ("MGDE.DROPOUT", mgde.DROPOUT, 0 <= mgde.DROPOUT < 1, "in [0, 1)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from .backbone.prompted_clip import load_prompted_clip
 from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.prompt_library import PromptLibrary, announced_pairs
-from .bases.learners import build_base
+from .bases.learners import BaseModel, build_base, zero_shot
 from .bases.spec import spec_from
 from .config import check_capt, settings_from
 from .method.checkpoint import check_base, load_refiner
 from .method.gain import set_gain
 from .method.model import CAPTModel, CAPTOutput
+from .method.shift_choice import set_shift
 from .method.start import start_experts
 from .run.dataset import all_classnames, check_selection
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
@@ -106,6 +108,8 @@ class CAPT(RunRecordMixin, TrainerX):
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
         self._keep_serving()
         self._use_cache()
+        self.choices = {}
+        self._fit_shift()
         bank = self._make_bank()
         self._serve_classes(bank)
         self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
@@ -149,8 +153,35 @@ class CAPT(RunRecordMixin, TrainerX):
             is_shuffled = loader.SAMPLER == "RandomSampler"
             self.train_loader_x = CachedLoader(self.cache, loader.BATCH_SIZE, self.run_seed, is_shuffled)
 
+    def _shots(self, base: BaseModel, num_views: int, title: str) -> Iterator[ViewBatch]:
+        """Features of the run's shots by ``base``; out of the cache where it holds them."""
+        if base is self.model.base and self.cache is not None:
+            return self.cache.views(num_views)
+        return self._encode(base, self.dm.dataset.train_x, num_views, title)
+
+    def _fit_shift(self) -> None:
+        """Find what is common to all confusions, before the bank files those that remain."""
+        if not self.cfg.TRAINER.CAPT.SYS.ON:
+            return
+        base = judge = self.model.base
+        if self.base_learner != "ZeroshotCLIP":
+            judge = zero_shot(base.prompted, self.base_spec.template, base.classnames)
+        num_views = 1 if self.cache is None else self.cache.num_views
+        views = self._shots(base, num_views, "Fitting the shift")
+        judged = self._shots(judge, 1, "Choosing the shift")
+        choice = set_shift(self.model.refiner.systematic, base, views, judge, judged, hash_seed(self.run_seed, 3))
+        self.choices["shift"] = choice.to_dict()
+
     def _make_bank(self) -> ConfusionBank:
-        builder = BankBuilder(self.cfg, self.model.base, self.base_spec, self._encode, self._relative, self.run_seed)
+        builder = BankBuilder(
+            self.cfg,
+            self.model.base,
+            self.base_spec,
+            self._encode,
+            self._relative,
+            self.run_seed,
+            self.model.refiner.systematic,
+        )
         return builder.build_for_run(self.output_dir, self.dm.dataset.train_x, self.cache)
 
     def _fit_gain(self) -> None:
@@ -158,11 +189,8 @@ class CAPT(RunRecordMixin, TrainerX):
         settings, node = self.model.settings, self.cfg.TRAINER.CAPT.MGDE
         if not (node.FIT_GAIN and settings.use_corrections and settings.use_sam):
             return
-        if self.cache is None:
-            views = self._encode(self.model.base, self.dm.dataset.train_x, 1, "Fitting the gain")
-        else:
-            views = self.cache.views(1)
-        set_gain(self.model, views, self._query_index, node.GAIN)
+        views = self._shots(self.model.base, 1, "Fitting the gain")
+        self.choices["gain"] = set_gain(self.model, views, self._query_index, node.GAIN)
 
     def before_epoch(self) -> None:
         """Every epoch's randomness follows from (seed, epoch), so that a resumed run equals an uninterrupted one."""

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from dassl.data.data_manager import build_data_loader
 from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from ..bases.learners import BaseModel, BaseSpec, build_base
+from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
 from .confusion_bank import ConfusionBank, JudgedViews
@@ -61,6 +61,7 @@ class BankBuilder:
             positions ``images``, of all by default.
         relative: image path to the path that the bank stores.
         seed: the run's seed, for folds.
+        systematic: the shift that the model puts before everything; the base model judges behind it.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class BankBuilder:
         encode: Callable[..., Iterator[ViewBatch]],
         relative: Callable[[str], str],
         seed: int,
+        systematic: nn.Module,
     ):
         self.cfg = cfg
         self.node = cfg.TRAINER.CAPT.BANK
@@ -79,6 +81,7 @@ class BankBuilder:
         self.encode = encode
         self.relative = relative
         self.seed = seed
+        self.systematic = systematic
 
     def build_for_run(self, run: str | Path, own: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
         """Build the bank of a run and store it; a bank that lies in its folder already must be this run's.
@@ -122,19 +125,22 @@ class BankBuilder:
             soft_counts=self.node.COUNTS == "soft",
             near_misses=self.node.NEAR_MISSES if self.node.NEAR_MISSES <= 1 else None,
             fingerprint=self.fingerprint(),
+            shrinkage=self.cfg.TRAINER.CAPT.SAM.SHRINKAGE,
         )
 
     def fingerprint(self) -> dict[str, Any]:
-        """See :func:`bank_fingerprint`."""
-        return bank_fingerprint(self.cfg, self.base.classnames, self.base.digest())
+        """See :func:`bank_fingerprint`; and the shift that the judge stood behind."""
+        shift = torch.cat([value.flatten() for value in self.systematic.state_dict().values()]).cpu()
+        behind = {"systematic": hashlib.sha256(shift.numpy().tobytes()).hexdigest()} if shift.any() else {}
+        return bank_fingerprint(self.cfg, self.base.classnames, self.base.digest()) | behind
 
     def _judge(self, source: Sequence[Any]) -> Callable[[ViewBatch], Tensor]:
         """Who says which views are confused: views to confidences ``(B, C)``."""
         is_fitted = self.spec.name != "ZeroshotCLIP"
         if self.node.SOURCE == "base" or (self.node.SOURCE == "crossfit" and not is_fitted):
-            return lambda views: self.base.logits(views.z).softmax(dim=-1)
+            return lambda views: self.base.logits(views.z, self.systematic(views.z)).softmax(dim=-1)
         if self.node.SOURCE == "zeroshot":
-            judges = [build_base(self.base.prompted, BaseSpec(template=self.spec.template))]
+            judges = [zero_shot(self.base.prompted, self.spec.template, self.base.classnames)]
             return self._judge_by(judges, source, torch.zeros(len(source), dtype=torch.long))
         folds = fold_of([item.label for item in source], self.node.FOLDS, self.seed)
         judges = [self._fold_judge(source, folds, fold) for fold in range(self.node.FOLDS)]

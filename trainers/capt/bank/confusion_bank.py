@@ -12,8 +12,8 @@ Rows are ground truth, columns the class an image was taken for:
 The bank knows tensors, not trainers. Its entries are rows of tensors on one device, with one row of zeros behind the
 last entry: what a query cannot fill points there, so that no shape depends on what was found.
 
-Images resemble each other by their class tokens, which hold more of what is seen than the joint space keeps of it, less
-the mean of all entries, which all images have in common (D).
+Images resemble each other by their class tokens, which hold more of what is seen than the joint space keeps of it, as
+:class:`.likeness.Likeness` compares them (D).
 
 Shapes: C classes, M entries, B queries, P mined pairs a query, K representatives, D joint width, N patches, Dv width.
 """
@@ -26,9 +26,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize, pad
+from torch.nn.functional import pad
 
 from .files import BankMismatchError, StoredBank
+from .likeness import Likeness
 
 __all__ = ["ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 
@@ -83,7 +84,7 @@ class Retrieved:
     Attributes:
         entry: ``(B, K)`` int64 rows of the bank; the padding row where ``valid`` is False.
         valid: ``(B, K)`` bool.
-        similarity: ``(B, K)`` cosine of the centred class tokens; 0 where not valid.
+        similarity: ``(B, K)`` cosine of the keys; 0 where not valid.
     """
 
     entry: Tensor
@@ -135,6 +136,7 @@ class ConfusionBank(StoredBank):
         entries: the rows; made by :meth:`build`.
         counts: ``(C, C)`` fp32, n[y, t]; rows label, columns pseudo-label, diagonal zero.
         fingerprint: what the bank was built from (data set, seed, shots, class names, base weights, source, views).
+        shrinkage: see :class:`Likeness`.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class ConfusionBank(StoredBank):
         entries: _Entries,
         counts: Tensor,
         fingerprint: dict[str, Any] | None = None,
+        shrinkage: float = 1.0,
     ):
         self.classnames = list(classnames)
         self.paths = list(paths)
@@ -152,9 +155,9 @@ class ConfusionBank(StoredBank):
         self.fingerprint = dict(fingerprint or {})
         # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
         self.confusion_features: Tensor | None = None
-        # What all images have in common says nothing of which two are alike.
-        self.center = entries.cls[:-1].float().sum(dim=0) / max(1, len(self))  # (Dv,)
-        self.keys = normalize(entries.cls.float() - self.center, dim=-1)  # (M+1, Dv)
+        self.shrinkage = shrinkage
+        self.likeness = Likeness(entries.cls[:-1], entries.label[:-1], self.num_classes, shrinkage)
+        self.keys = self.likeness.keys(entries.cls)  # (M+1, Dv)
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -168,6 +171,7 @@ class ConfusionBank(StoredBank):
         soft_counts: bool = False,
         near_misses: float | None = None,
         fingerprint: dict[str, Any] | None = None,
+        shrinkage: float = 1.0,
     ) -> ConfusionBank:
         """File every view whose pseudo-label differs from its label (paper 3.2).
 
@@ -182,6 +186,7 @@ class ConfusionBank(StoredBank):
             soft_counts: count the confidence p_j of every view in n[y, j], j != y, not one for its pseudo-label (D).
             near_misses: file right views from this confusion intensity on, in [0, 1]; None files none.
             fingerprint: stored with the bank, see :meth:`check`.
+            shrinkage: see :class:`Likeness`.
 
         Raises:
             ValueError: no views, or confidences of another number of classes.
@@ -197,7 +202,7 @@ class ConfusionBank(StoredBank):
             raise ValueError("a confusion bank needs at least one view of a training image")
         rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
         rows["index"] = _first_places(paths).to(rows["index"].device)[rows["index"]]
-        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
+        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
 
     @staticmethod
     def _file(
@@ -241,7 +246,9 @@ class ConfusionBank(StoredBank):
         mine, theirs = self.entries.without_padding(), other.entries.without_padding()
         rows = {name: torch.cat([mine[name], theirs[name].to(mine[name])]) for name in mine}
         counts = self.counts + other.counts.to(self.counts)
-        return ConfusionBank(self.classnames, self.paths, _Entries.padded(rows), counts, self.fingerprint)
+        return ConfusionBank(
+            self.classnames, self.paths, _Entries.padded(rows), counts, self.fingerprint, self.shrinkage
+        )
 
     # ------------------------------------------------------------------------------------------------------- querying
 
@@ -271,7 +278,8 @@ class ConfusionBank(StoredBank):
     def to(self, device: torch.device | str) -> ConfusionBank:
         """The same bank with its tensors on ``device``."""
         entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
-        bank = ConfusionBank(self.classnames, self.paths, entries, self.counts.to(device), self.fingerprint)
+        counts = self.counts.to(device)
+        bank = ConfusionBank(self.classnames, self.paths, entries, counts, self.fingerprint, self.shrinkage)
         if self.confusion_features is not None:
             bank.confusion_features = self.confusion_features.to(device)
         return bank
@@ -306,7 +314,7 @@ class ConfusionBank(StoredBank):
         if not by_label:
             eligible &= member[:, rival] & ((label == target.unsqueeze(1)) | (rival == target.unsqueeze(1)))
         is_own = (query_index.unsqueeze(1) == entries.index) & (query_index.unsqueeze(1) >= 0)
-        similarity = normalize(cls.float() - self.center, dim=-1) @ self.keys.t()  # (B, M+1)
+        similarity = self.likeness.keys(cls) @ self.keys.t()  # (B, M+1)
         k = min(num_representatives, similarity.shape[1])
         top, entry = similarity.masked_fill(~eligible | is_own, -torch.inf).topk(k, dim=1)
         valid = top > -torch.inf
@@ -360,12 +368,13 @@ class ConfusionBank(StoredBank):
         classnames: Sequence[str],
         paths: Sequence[str],
         fingerprint: dict[str, Any] | None = None,
+        shrinkage: float = 1.0,
     ) -> ConfusionBank:
         """The bank that :meth:`state_dict` came from, but for the tokens."""
         rows = dict(state)
         counts = rows.pop("counts")
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
-        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint)
+        return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
 
 
 def _first_places(paths: Sequence[str]) -> Tensor:

@@ -15,7 +15,8 @@ from ..run.files import write_atomically, write_json
 
 __all__ = ["FILE", "BankMismatchError", "StoredBank"]
 
-FORMAT = 2  # 2 keeps the class tokens
+FORMAT = 3  # 2 keeps the class tokens, 3 the shrinkage
+READABLE = (2, 3)
 FILE = "confusion_bank.safetensors"
 FEATURES_SUFFIX = ".bank.safetensors"
 
@@ -36,6 +37,7 @@ class StoredBank:
     classnames: list[str]
     paths: list[str]
     fingerprint: dict[str, Any]
+    shrinkage: float
     confusion_features: Tensor | None
 
     def save(self, directory: str | Path) -> Path:
@@ -46,6 +48,7 @@ class StoredBank:
             "fingerprint": self.fingerprint,
             "classnames": self.classnames,
             "paths": self.paths,
+            "shrinkage": self.shrinkage,
         }
         tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
         metadata = {"confusion_bank": json.dumps(description)}
@@ -74,12 +77,13 @@ class StoredBank:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 description = json.loads((file.metadata() or {})["confusion_bank"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            if description["format"] != FORMAT:
+            if description["format"] not in READABLE:
                 fix = "update this code" if description["format"] > FORMAT else "train CAPT again"
-                other = f'"{path}" has format {description["format"]}, this code reads format {FORMAT}; {fix}'
+                found, readable = description["format"], " and ".join(map(str, READABLE))
+                other = f'"{path}" has format {found}, this code reads {readable}; {fix}'
                 raise _OtherFormatError(other)
             about = (description[key] for key in ("classnames", "paths", "fingerprint"))
-            return cls.from_state_dict(state, *about)
+            return cls.from_state_dict(state, *about, description.get("shrinkage", 1.0))
         except _OtherFormatError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -100,9 +100,13 @@ class BaseModel(nn.Module):
         """D of the space in which z and T meet."""
         return self.prompted.embed_dim
 
-    def logits(self, z: Tensor) -> Tensor:
-        """Base logits l0 = s z T^T ``(B, C)`` fp32 of normalised features z ``(B, D)``."""
-        return class_logits(z, self.text_features_for(z), self.logit_scale)
+    def logits(self, z: Tensor, moved: Tensor | None = None) -> Tensor:
+        """Base logits l0 = s z T^T ``(B, C)`` fp32 of normalised features z ``(B, D)``.
+
+        With ``moved`` ``(B, D)`` they are those of the features that z was moved to; texts that depend on the image
+        still follow z.
+        """
+        return class_logits(z if moved is None else moved, self.text_features_for(z), self.logit_scale)
 
     def digest(self) -> str:
         """SHA-256 of all weights: equal digests, equal base models.

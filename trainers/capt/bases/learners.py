@@ -5,7 +5,7 @@ A new base learner is one function that reads its checkpoint folder and one line
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from .context import class_tokens, place_context, plain_name
 from .distilled import load_promptkd
 from .prompted import load_cocoop, load_independent, load_maple, load_vpt
 
-__all__ = ["BASE_LEARNERS", "BaseModel", "BaseSpec", "build_base", "class_logits"]
+__all__ = ["BASE_LEARNERS", "BaseModel", "BaseSpec", "build_base", "class_logits", "zero_shot"]
 
 
 class ZeroshotCLIP(BaseModel):
@@ -77,6 +77,13 @@ BASE_LEARNERS: dict[str, Callable[[PromptedCLIP, BaseSpec], BaseModel]] = {
     "PromptKD": load_promptkd,
     "VPT": load_vpt,
 }
+
+
+def zero_shot(prompted: PromptedCLIP, template: str, classnames: Sequence[str]) -> BaseModel:
+    """The same CLIP with a hand-written prompt, serving these classes; it was fitted to no image of them."""
+    base = build_base(prompted, BaseSpec(template=template)).to(prompted.logit_scale.device)
+    base.set_classes(classnames)
+    return base
 
 
 def build_base(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:

@@ -157,8 +157,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         top_k: int = 2,
         dropout: float = 0.3,
         beta: float = 0.1,
-        sharpness: float = 7.0,
-        gain: float = 0.3,
+        sharpness: float = 3.0,
+        gain: float = 0.6,
         gate_by_evidence: bool = True,
         use_mixture: bool = True,
         use_corrections: bool = True,
@@ -166,9 +166,9 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         super().__init__()
         self.beta = beta
         self.gate_by_evidence = gate_by_evidence
-        self.sharpness = sharpness
         self.use_corrections = use_corrections
         self.register_buffer("gain", torch.tensor(float(gain)))  # a
+        self.register_buffer("sharpness", torch.tensor(float(sharpness)))  # b
         self.mixture = _Mixture(dim, num_heads, hidden_ratio, top_k, dropout) if use_mixture else None
 
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> Refinement:

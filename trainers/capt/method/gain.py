@@ -41,10 +41,11 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
     for batch in views:
         batch = batch.to(bank_index.device)
         output = model(batch.z, batch.cls, batch.tokens, query_index=bank_index[batch.index])
-        _, correction = expert.correct(batch.z, output.samples)
+        shifted = model.refiner.systematic(batch.z)
+        _, correction = expert.correct(shifted, output.samples)
         rows = []
         for gain in gains:
-            logits = model.base.logits(move(batch.z, gain * correction))
+            logits = model.base.logits(batch.z, move(shifted, gain * correction))
             rows.append([cross_entropy(logits / t, batch.label, reduction="sum") for t in TEMPERATURES])
         loss = loss + torch.stack([torch.stack(row) for row in rows])  # (gains, temperatures)
     best = int(loss.argmin())
@@ -52,8 +53,9 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
 
 
 @torch.no_grad()
-def set_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, largest: float) -> None:
-    """Give the expert the gain that :func:`fit_gain` chooses, and say which."""
+def set_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, largest: float) -> dict[str, float]:
+    """Give the expert the gain that :func:`fit_gain` chooses, say which, and return it for the run's record."""
     gain, temperature = fit_gain(model.eval(), views, bank_index, largest)
     model.refiner.expert.gain.fill_(gain)
     print(f"Gain of the corrections: {gain:.3g} of at most {largest:g} (temperature {temperature:.2f})")
+    return {"gain": gain, "largest": largest, "temperature": temperature}

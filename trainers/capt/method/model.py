@@ -1,5 +1,7 @@
 """CAPT, top to bottom in the paper's order: base logits, semantic miner, sample miner, expert, losses.
 
+Before them stands what is common to all confusions, a shift of the image feature (D).
+
 Everything but the adapter and the expert is frozen. Nothing trained depends on the number of classes: the same weights
 serve the base classes, the new classes and any other list of names.
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +27,11 @@ from .experts import MultiGranularityDiscrepancyExpert, Refinement
 from .losses import balance_loss, confuse_loss, keep_loss, original_loss
 from .sample_miner import SampleConfusionMiner, SampleSet
 from .semantic_miner import PairSet, SemanticConfusionMiner
+from .systematic import SystematicShift
 
 __all__ = ["CAPTModel", "CAPTOutput", "CAPTSettings"]
 
-FORMAT = 1
+FORMAT = 2  # 2 holds the systematic shift and the sharpness
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class CAPTSettings:
     top_k: int = 2
     dropout: float = 0.3
     beta: float = 0.1
-    sharpness: float = 7.0
-    gain: float = 0.3
+    sharpness: float = 3.0
+    gain: float = 0.6
     gate_by_evidence: bool = True
     use_sem: bool = True
     use_sam: bool = True
@@ -82,14 +86,22 @@ class CAPTOutput:
 class Refiner(nn.Module):
     """All that is trained and saved, with a note of the base model it was trained on."""
 
-    def __init__(self, adapter: DiffMannerAdapter | None, expert: MultiGranularityDiscrepancyExpert, base_digest: str):
+    def __init__(self, adapter: DiffMannerAdapter | None, expert: MultiGranularityDiscrepancyExpert, base: BaseModel):
         super().__init__()
+        self.systematic = SystematicShift(base.embed_dim)
         self.adapter = adapter
         self.expert = expert
         # A tensor rather than extra state, so that every Dassl and torch.load(weights_only=True) can carry it.
-        digest = torch.tensor(list(bytes.fromhex(base_digest)), dtype=torch.uint8)
+        digest = torch.tensor(list(bytes.fromhex(base.digest())), dtype=torch.uint8)
         self.register_buffer("base_digest", digest)  # (32,)
         self.register_buffer("format", torch.tensor(FORMAT))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        """Format 1 was written before there was a shift, with the sharpness that was the default then."""
+        state_dict.setdefault(f"{prefix}systematic.shift", torch.zeros_like(self.systematic.shift))
+        state_dict.setdefault(f"{prefix}expert.sharpness", torch.tensor(7.0))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+        self.format.fill_(FORMAT)
 
 
 class CAPTModel(nn.Module):
@@ -134,7 +146,7 @@ class CAPTModel(nn.Module):
             settings.use_mgde,
             settings.use_corrections,
         )
-        self.refiner = Refiner(adapter, expert, base.digest())
+        self.refiner = Refiner(adapter, expert, base)
         self.bank: ConfusionBank | None = None
         self.register_buffer("to_bank", torch.zeros(0, dtype=torch.long), persistent=False)  # (C,)
         self.register_buffer("bank_text_features", torch.zeros(0, 0), persistent=False)  # (C_bank, D)
@@ -192,10 +204,12 @@ class CAPTModel(nn.Module):
         if query_index is None:
             query_index = torch.full((len(z),), -1, dtype=torch.long, device=z.device)
 
-        # Base model: what CLIP believes (its top class is the pseudo-label t) and how torn it is.
+        # Base model, and the shift that is common to all confusions. What CLIP believes then (its top class is the
+        # pseudo-label t) and how torn it is between classes are the confusions that remain.
         texts = self.base.text_features_for(z)
         base_logits = class_logits(z, texts, self.base.logit_scale)
-        probs = base_logits.softmax(dim=-1)
+        shifted = self.refiner.systematic(z)
+        probs = class_logits(shifted, texts, self.base.logit_scale).softmax(dim=-1)
 
         # Semantic Confusion Miner: pairs (t, j_1 ... j_P) by Eq. 7, with what is said of them.
         pairs = self.semantic_miner(probs)
@@ -216,7 +230,7 @@ class CAPTModel(nn.Module):
             )
 
         # Multi-Granularity Discrepancy Expert: the refined feature z' (Eq. 11).
-        refinement = self.refiner.expert(z, pairs if settings.use_sem else None, samples)
+        refinement = self.refiner.expert(shifted, pairs if settings.use_sem else None, samples)
         logits = class_logits(refinement.z, texts, self.base.logit_scale)
 
         losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement)

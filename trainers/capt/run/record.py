@@ -34,6 +34,7 @@ class RunRecordMixin:
     transductive = False  # whether unlabelled images of the test classes are trained on
     base_learner: str | None = None  # what the method stands on, if on another learner
     loaded_epoch: int | None = None  # set by load_model
+    choices: dict[str, Any] | None = None  # what was chosen before training, and by what
 
     def inference(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits ``(B, C)``, and those of the base model on the same images where there is one."""
@@ -117,6 +118,7 @@ class RunRecordMixin:
             "transductive": self.transductive,
             "selection": cfg.TEST.FINAL_MODEL,
             "epoch": self.loaded_epoch if self.loaded_epoch is not None else self.max_epoch,
+            "choices": self.choices,
             "classnames": self.tested_classnames(),
             "num_classes": len(self.tested_classnames()),
             "num_train": len(self.dm.dataset.train_x),

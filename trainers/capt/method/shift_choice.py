@@ -1,0 +1,87 @@
+"""Whether a run has a systematic shift, and how far it goes: by classes that it was not fitted to (D)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..bases.base_model import BaseModel
+from ..run.feature_cache import ViewBatch
+from .held_out_classes import Half, HeldOutChoice, halvings, held_out_gains
+from .systematic import SystematicShift, fit_shift
+
+__all__ = ["PENALTIES", "choose_penalty", "set_shift"]
+
+PENALTIES = tuple(16 * 2.0**-step for step in range(16))  # from the most cautious on: 16 to 0.0005
+
+
+@torch.no_grad()
+def set_shift(
+    systematic: SystematicShift,
+    base: BaseModel,
+    views: Iterable[ViewBatch],
+    judge: BaseModel,
+    judged: Iterable[ViewBatch],
+    seed: int,
+) -> HeldOutChoice:
+    """Fit the shift with the penalty that held-out classes choose, say which, and return the choice.
+
+    The penalty is chosen by zero-shot CLIP: a base learner that was tuned on these shots errs less on them than on
+    other images of whatever class, and would be found in no need of a shift.
+
+    Args:
+        systematic: takes the shift.
+        base: the base model, serving the run's classes. Where its texts depend on the image, v is fitted to those for
+            no image.
+        views: features of the run's shots by ``base``, in all the views that are kept.
+        judge: zero-shot CLIP, serving the same classes.
+        judged: features of the shots by ``judge``, one view each under the test transform.
+        seed: of the halves.
+    """
+    shift, scale = systematic.shift, float(base.logit_scale)
+    z, label = _features(judged, shift.device)
+    generator = torch.Generator().manual_seed(seed)
+    choice = choose_penalty(z, label, judge.text_features, base.classnames, scale, generator)
+    if choice.strength is not None:
+        z, label = _features(views, shift.device)
+        shift.copy_(fit_shift(z, label, base.text_features, [choice.strength], scale)[0])
+    print(f"Systematic shift: penalty {choice}")
+    return choice
+
+
+def _features(views: Iterable[ViewBatch], device: torch.device) -> tuple[Tensor, Tensor]:
+    """z ``(n, D)`` and labels ``(n,)`` of all views."""
+    parts = [(batch.z.to(device), batch.label.to(device)) for batch in views]
+    return torch.cat([z for z, _ in parts]), torch.cat([label for _, label in parts])
+
+
+@torch.no_grad()
+def choose_penalty(
+    z: Tensor, label: Tensor, texts: Tensor, classnames: Sequence[str], scale: float, generator: torch.Generator
+) -> HeldOutChoice:
+    """The penalty of :func:`fit_shift` by held-out classes.
+
+    Args:
+        z: ``(n, D)`` normalised features under the test transform, of a model that was not fitted to these images.
+        label: ``(n,)``.
+        texts: ``(C, D)`` normalised T.
+        classnames: C names.
+        scale: CLIP's s.
+        generator: CPU generator of the halves.
+    """
+    halves = halvings(classnames, generator)
+    if not halves:
+        return HeldOutChoice.of(PENALTIES, None)
+
+    def fit_and_compare(classes: Half, rows: Half) -> Tensor:
+        (fitted, held), (fit_rows, held_rows) = classes, rows
+        place = torch.searchsorted(fitted.to(label.device), label[fit_rows])
+        shift = fit_shift(z[fit_rows], place, texts[fitted], PENALTIES, scale)  # (S, D)
+        truth = torch.searchsorted(held.to(label.device), label[held_rows])
+        before = z[held_rows] @ texts[held].t()  # (n_held, C_held)
+        after = before + (shift @ texts[held].t()).unsqueeze(1)  # (S, n_held, C_held)
+        return (after.argmax(dim=-1) == truth).float() - (before.argmax(dim=-1) == truth).float()
+
+    return HeldOutChoice.of(PENALTIES, held_out_gains(label, len(texts), halves, fit_and_compare))
