@@ -67,8 +67,8 @@ def draw(arrays: dict[str, np.ndarray], path: Path, num_classes: int, method: st
     import matplotlib.pyplot as plt
 
     labels = arrays["labels"]
-    shown = np.argsort(-np.bincount(labels), kind="stable")[:num_classes]
-    shown = [c for c in shown if (labels == c).any()]
+    most = np.argsort(-np.bincount(labels), kind="stable")[:num_classes]
+    shown = [c for c in most if (labels == c).any()]
     chosen = np.flatnonzero(np.isin(labels, shown))
     both = np.concatenate([arrays["before"][chosen], arrays["after"][chosen]])
     points = place_points(both, method)

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -31,6 +31,9 @@ from .house import find, install
 from .prompting.journal import Journal
 from .prompting.questions import LOOK_SCHEMA, PAIR_SCHEMA, SYSTEM, look_question, pair_question
 from .tool import exit_code, parser_of
+
+if TYPE_CHECKING:
+    from .prompting.asking import Asker
 
 CONTEXT = 77  # CLIP's, with the start and the end token
 SIDES = ("commonality", "difference_a", "difference_b")
@@ -75,7 +78,7 @@ def estimate(pairs: Sequence[tuple[str, str]], journal: Journal, args: argparse.
     return line + (f", about {cost:.2f} in the currency of the prices" if cost else "; no prices given, so no cost")
 
 
-def answer_pair(asker, journal: Journal, a: str, b: str) -> dict[str, Any]:
+def answer_pair(asker: Asker, journal: Journal, a: str, b: str) -> dict[str, Any]:
     """Both steps for a pair, each asked only where the journal has no answer; the pair's entry in the file."""
     looks = [_kept(asker, journal, f"look:{name}", look_question(name), LOOK_SCHEMA) for name in (a, b)]
     question = pair_question(a, b, *(look["answer"]["appearance"] for look in looks))
@@ -84,7 +87,7 @@ def answer_pair(asker, journal: Journal, a: str, b: str) -> dict[str, Any]:
     return {**{side: pair["answer"][side] for side in SIDES}, "asked": asked}
 
 
-def _kept(asker, journal: Journal, key: str, question: str, schema: dict[str, Any]) -> dict[str, Any]:
+def _kept(asker: Asker, journal: Journal, key: str, question: str, schema: dict[str, Any]) -> dict[str, Any]:
     if key not in journal.entries:
         answer = asker.ask(question, schema)
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")

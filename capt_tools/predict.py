@@ -16,9 +16,14 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .report.options import add_model_places, add_run, load_predictor, model_places
 from .tool import exit_code, parser_of
+
+if TYPE_CHECKING:
+    from capt import Predictor
+    from capt.explanation import Explanation
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -43,7 +48,9 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def explanations(args: argparse.Namespace, predictor, paths: Sequence[Path]) -> Iterator[tuple[Path, object]]:
+def explanations(
+    args: argparse.Namespace, predictor: Predictor, paths: Sequence[Path]
+) -> Iterator[tuple[Path, Explanation]]:
     """Path and explanation of each readable image; the others are named on stderr."""
     from capt import ImageError
     from capt.use.explanation import explain
@@ -62,14 +69,14 @@ def explanations(args: argparse.Namespace, predictor, paths: Sequence[Path]) -> 
             yield from zip(readable, found, strict=True)
 
 
-def as_json(path: Path, found, is_explained: bool) -> str:
+def as_json(path: Path, found: Explanation, is_explained: bool) -> str:
     """One line of JSON about an image."""
     prediction = found.prediction
     tops = {
         "top": (prediction.class_names, prediction.confidences),
         "base_top": (prediction.base_class_names, prediction.base_confidences),
     }
-    line = {"image": str(path)}
+    line: dict[str, Any] = {"image": str(path)}
     for key, columns in tops.items():
         line[key] = [{"class": name, "confidence": round(c, 6)} for name, c in zip(*columns, strict=True)]
     line["changed"] = found.is_changed
@@ -80,7 +87,7 @@ def as_json(path: Path, found, is_explained: bool) -> str:
     return json.dumps(line, ensure_ascii=False)
 
 
-def as_row(path: Path, found) -> list[str]:
+def as_row(path: Path, found: Explanation) -> list[str]:
     """The image's line in the table."""
     prediction = found.prediction
     tops = [f"{name} {100 * c:.1f}%" for name, c in zip(prediction.class_names, prediction.confidences, strict=True)]
@@ -88,7 +95,7 @@ def as_row(path: Path, found) -> list[str]:
     return [str(path), tops[0], ", ".join(tops[1:]), base + (" *" if found.is_changed else "")]
 
 
-def as_text(path: Path, found) -> str:
+def as_text(path: Path, found: Explanation) -> str:
     """The explanation of an image, for reading."""
     from tabulate import tabulate
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import compat  # noqa: F401  (makes Dassl importable)
 
@@ -148,7 +149,7 @@ def choose_engine(args: argparse.Namespace, trainer: Trainer) -> tuple[Engine, f
     return best, speeds[best]
 
 
-def read_checkpoint(path: Path, expected: str) -> dict | None:
+def read_checkpoint(path: Path, expected: str) -> dict[str, Any] | None:
     """The state to continue from, None without a checkpoint.
 
     Raises:
@@ -156,7 +157,7 @@ def read_checkpoint(path: Path, expected: str) -> dict | None:
     """
     if not path.exists():
         return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     if state["fingerprint"] != expected:
         raise ValueError(
             f"{path} belongs to a run with other settings or pictures; delete it or give another file name"

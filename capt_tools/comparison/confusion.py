@@ -10,13 +10,20 @@ import statistics
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .rows import CONFUSION, Figure, Row
 from .runs import CompareError, Run
 
+if TYPE_CHECKING:
+    from trainers.capt.confusion_metrics import ConfusionReport
+
 __all__ = ["add_confusion"]
+
+Arrays = dict[str, np.ndarray]
+References = dict[tuple[str, str, str, str], Run]  # data set, classes, backbone, split -> its zero-shot run
 
 
 def add_confusion(rows: Sequence[Row], datasets: Sequence[str], subsamples: Sequence[str]) -> list[str]:
@@ -51,14 +58,14 @@ def add_confusion(rows: Sequence[Row], datasets: Sequence[str], subsamples: Sequ
     return notes
 
 
-def _report(runs: Sequence[Run | None], references: dict):
+def _report(runs: Sequence[Run | None], references: References) -> ConfusionReport | None:
     """The report over the pooled halves `runs`; None where a half, its predictions or its base model is missing."""
     from trainers.capt.run.metrics import confusion_report  # brings torch along, so only where it is needed
 
     labels, base, new, offset = [], [], [], 0
     for run in runs:
         arrays = _predictions(run) if run else None
-        if arrays is None:
+        if run is None or arrays is None:
             return None
         before = _base_predictions(run, arrays, references)
         if before is None:
@@ -71,13 +78,15 @@ def _report(runs: Sequence[Run | None], references: dict):
     return confusion_report(np.concatenate(labels), np.concatenate(base), np.concatenate(new), offset)
 
 
-def _base_predictions(run: Run, arrays: dict, references: dict) -> np.ndarray | None:
+def _base_predictions(run: Run, arrays: Arrays, references: References) -> np.ndarray | None:
     if run.base:
         return arrays.get("base_predictions")
     reference = references.get((run.dataset, run.subsample, run.backbone, run.split))
     if reference is None:
         return None
     other = _predictions(reference)
+    if other is None:
+        return None
     place = {path: i for i, path in enumerate(other["impaths"])}
     missing = [path for path in arrays["impaths"] if path not in place]
     if missing or len(place) != len(arrays["impaths"]):
@@ -87,7 +96,7 @@ def _base_predictions(run: Run, arrays: dict, references: dict) -> np.ndarray | 
 
 
 @lru_cache(maxsize=64)
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path) -> Arrays:
     """Labels, predictions and image paths of one run; the probabilities are read only where nothing else is there."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files if not key.endswith("probs")}
@@ -97,6 +106,6 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _predictions(run: Run) -> dict[str, np.ndarray] | None:
+def _predictions(run: Run) -> Arrays | None:
     path = run.folder / "predictions.npz"
     return _load(path) if path.is_file() else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .runs import CompareError, Run
@@ -22,6 +22,7 @@ FAMILIES = ("accuracy", "mean per-class accuracy", "confusion")
 LARGE_SPREAD = 3.0  # points; such a figure is marked
 
 Column = tuple[str, str, str]  # family, data set, metric
+Key = tuple[Hashable, ...]  # what tells protocols apart
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def make_rows(runs: Sequence[Run], subsamples: Sequence[str]) -> list[Row]:
     Raises:
         CompareError: two runs with different results claim the same place.
     """
-    groups: dict[tuple, list[Run]] = defaultdict(list)
+    groups: dict[Key, list[Run]] = defaultdict(list)
     for run in runs:
         if run.subsample in subsamples:
             groups[_protocol_key(run)].append(run)
@@ -99,8 +100,9 @@ def average(rows: Iterable[Row], datasets: Sequence[str], metrics: Sequence[str]
         for family in FAMILIES:
             names = CONFUSION if family == "confusion" else [metric for metric in metrics if metric != "HM"]
             for metric in names:
-                figures = [row.cells.get((family, dataset, metric)) for dataset in datasets]
-                if all(figures):
+                found = [row.cells.get((family, dataset, metric)) for dataset in datasets]
+                figures = [figure for figure in found if figure is not None]
+                if len(figures) == len(found):
                     row.cells[family, AVERAGE, metric] = Figure(statistics.fmean(f.mean for f in figures))
             if "HM" in metrics:
                 _add_harmonic(row, family, AVERAGE)
@@ -110,7 +112,7 @@ def average(rows: Iterable[Row], datasets: Sequence[str], metrics: Sequence[str]
     return notes
 
 
-def _protocol_key(run: Run) -> tuple:
+def _protocol_key(run: Run) -> Key:
     """What all runs of a row share."""
     return (run.label, run.backbone, run.input_size, run.shots, run.prec, run.selection, run.split, run.cross)
 
@@ -121,13 +123,13 @@ def _split_variants(group: list[Run]) -> list[Row]:
     The papers' CoOp row has other epochs for ImageNet than for the rest, so different configurations may share a row
     as long as each data set has one only.
     """
-    variants: dict[str, set[tuple]] = defaultdict(set)
+    variants: dict[str, set[tuple[str, int | None]]] = defaultdict(set)
     for run in group:
         variants[run.dataset].add((run.tag, run.epoch))
     label, protocol = group[0].label, _describe(group[0])
     if all(len(found) == 1 for found in variants.values()):
         return [Row(label, protocol, group)]
-    parts: dict[tuple, list[Run]] = defaultdict(list)
+    parts: dict[tuple[str, int | None], list[Run]] = defaultdict(list)
     for run in group:
         parts[run.tag, run.epoch].append(run)
     return [Row(f"{label} [{tag}, epoch {epoch}]", protocol, part) for (tag, epoch), part in parts.items()]
@@ -157,8 +159,8 @@ def _name_apart(rows: list[Row]) -> None:
             row.label = f"{row.label} ({row.protocol})"
 
 
-def _fill(row: Row, subsamples: Sequence[str], zero_shot: Mapping[tuple, Run]) -> None:
-    places: dict[tuple, list[Run]] = defaultdict(list)
+def _fill(row: Row, subsamples: Sequence[str], zero_shot: Mapping[tuple[str, str, str, str], Run]) -> None:
+    places: dict[tuple[str, str, int], list[Run]] = defaultdict(list)
     for run in row.runs:
         places[run.dataset, run.subsample, run.seed].append(run)
     for (dataset, subsample, seed), found in places.items():
@@ -175,15 +177,15 @@ def _fill(row: Row, subsamples: Sequence[str], zero_shot: Mapping[tuple, Run]) -
                 below = tuple(seed for seed, run in sorted(runs.items()) if _is_below(run, zero_shot))
                 values = {seed: run.accuracy for seed, run in runs.items()}
                 row.cells[FAMILIES[0], dataset, metric] = Figure(statistics.fmean(values.values()), values, below)
-            if runs and all(run.per_class is not None for run in runs.values()):
-                values = {seed: run.per_class for seed, run in runs.items()}
+            values = {seed: run.per_class for seed, run in runs.items() if run.per_class is not None}
+            if runs and len(values) == len(runs):
                 row.cells[FAMILIES[1], dataset, metric] = Figure(statistics.fmean(values.values()), values)
         if "base" in subsamples:
             for family in FAMILIES[:2]:
                 _add_harmonic(row, family, dataset)
 
 
-def _is_below(run: Run, zero_shot: Mapping[tuple, Run]) -> bool:
+def _is_below(run: Run, zero_shot: Mapping[tuple[str, str, str, str], Run]) -> bool:
     reference = zero_shot.get((run.dataset, run.subsample, run.backbone, run.split))
     return reference is not None and not run.is_zero_shot and run.accuracy < reference.accuracy
 

@@ -6,7 +6,7 @@ The file is read by Python's own parser, changed by whole lines, and never refor
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 __all__ = ["BY_HAND", "MARK", "NotUnderstoodError", "with_plugin", "without_plugin"]
 
@@ -20,6 +20,9 @@ Add these lines to train.py by hand, then run this command again for the files:
     {BRIDGE:<34}before the first import of dassl
     {PLUGIN:<34}behind the imports of the other trainers
     {NODE + "(cfg)":<34}behind extend_cfg(cfg) in setup_cfg"""
+
+
+Import = ast.Import | ast.ImportFrom
 
 
 class NotUnderstoodError(ValueError):
@@ -37,19 +40,19 @@ def with_plugin(source: str) -> str:
     except SyntaxError as error:
         raise NotUnderstoodError(f"train.py line {error.lineno} is no Python that this version reads") from error
     lines = source.splitlines(keepends=True)
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports = [node for node in tree.body if isinstance(node, Import)]
     names = {name for node in imports for name in _imported(node)}
     additions: list[tuple[int, str]] = []  # number of lines in front, text
 
     if BRIDGE.split()[1] not in names:
         additions.append((_first_of(imports, "dassl").lineno - 1, BRIDGE))
     if "trainers.capt" not in names:
-        additions.append((_last_of(imports, "trainers").end_lineno, PLUGIN))
+        additions.append((_end(_last_of(imports, "trainers")), PLUGIN))
     if NODE not in {ast.unparse(call.func) for call, _ in _calls(tree)}:
         call, statement = _only_call(tree, "extend_cfg")
         line = lines[statement.lineno - 1]
         indent = line[: len(line) - len(line.lstrip())]
-        additions.append((statement.end_lineno, f"{indent}{NODE}({ast.unparse(call.args[0])})"))
+        additions.append((_end(statement), f"{indent}{NODE}({ast.unparse(call.args[0])})"))
 
     for position, text in sorted(additions, reverse=True):
         ending = "\r\n" if lines[position - 1].endswith("\r\n") else "\n"
@@ -62,24 +65,28 @@ def without_plugin(source: str) -> str:
     return "".join(line for line in source.splitlines(keepends=True) if not line.rstrip("\r\n").endswith(MARK))
 
 
-def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+def _imported(node: Import) -> Iterator[str]:
     for alias in node.names:
         yield alias.name if isinstance(node, ast.Import) else f"{node.module or ''}.{alias.name}"
 
 
-def _of(imports: list, package: str) -> list:
+def _of(imports: Sequence[Import], package: str) -> list[Import]:
     found = [node for node in imports if any(name.split(".")[0] == package for name in _imported(node))]
     if not found:
         raise NotUnderstoodError(f"train.py imports nothing from {package} at its top level")
     return found
 
 
-def _first_of(imports: list, package: str) -> ast.stmt:
+def _first_of(imports: Sequence[Import], package: str) -> Import:
     return _of(imports, package)[0]
 
 
-def _last_of(imports: list, package: str) -> ast.stmt:
+def _last_of(imports: Sequence[Import], package: str) -> Import:
     return _of(imports, package)[-1]
+
+
+def _end(statement: ast.stmt) -> int:
+    return statement.end_lineno or statement.lineno
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.Expr]]:

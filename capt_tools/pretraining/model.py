@@ -76,12 +76,12 @@ def standardise(images: Tensor) -> Tensor:
     return (images - mean) / std
 
 
-def save(model: nn.Module, path: str | os.PathLike) -> None:
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes the weights as OpenAI's state dict: plain tensors, fp16."""
     write_atomically({key: value.detach().cpu().half() for key, value in model.state_dict().items()}, path)
 
 
-def write_atomically(content: object, path: str | os.PathLike) -> None:
+def write_atomically(content: object, path: str | os.PathLike[str]) -> None:
     """`torch.save` beside the file, then a rename: a kill leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

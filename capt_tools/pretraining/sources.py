@@ -55,8 +55,8 @@ def read_images(path: str, size: int, class_names: dict[str, tuple[str, ...]] | 
     if class_names is None:
         listed = [content for name, content in members if name == CLASS_NAME_FILE]
         class_names = parse_class_names(listed[0].decode(), f"{path}:{CLASS_NAME_FILE}") if listed else None
-    pictures = sorted((m for m in members if Path(m[0]).suffix.lower() in IMAGE_SUFFIXES), key=lambda m: m[0])
-    pictures = [(name.split("/")[0], name, content) for name, content in pictures if "/" in name]
+    found = sorted((m for m in members if Path(m[0]).suffix.lower() in IMAGE_SUFFIXES), key=lambda m: m[0])
+    pictures = [(name.split("/")[0], name, content) for name, content in found if "/" in name]
     if not pictures:
         raise ValueError(f"{path} must hold pictures in class sub-folders, found none; is it the right folder?")
     folders = sorted({folder for folder, _, _ in pictures})

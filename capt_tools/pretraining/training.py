@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -90,7 +91,7 @@ class Engine:
     attention: str
 
     @contextlib.contextmanager
-    def running(self, device: torch.device):
+    def running(self, device: torch.device) -> Iterator[None]:
         """Context in which forward and backward use this precision and this backend."""
         backends = torch.backends.cuda  # these switches rule the CPU's kernels as well
         before = backends.flash_sdp_enabled(), backends.mem_efficient_sdp_enabled()
@@ -179,11 +180,11 @@ class Trainer:
             raise FloatingPointError(f"the loss must stay finite, got {loss} in epoch {self.epoch}; lower --lr")
         return loss, self.steps_per_epoch * self.batch / (time.perf_counter() - started)
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """What to save for `restore`."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch}
 
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continues behind the last finished epoch of ``state``."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,9 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .options import load_predictor
 from .runs import RunData
+
+if TYPE_CHECKING:
+    from capt import ConfusionBank
+    from capt.prompt_library import PromptLibrary
 
 __all__ = ["Evidence", "gather_evidence", "images_root", "trained_folder"]
 
@@ -46,7 +51,7 @@ def images_root(run: RunData, given: Path | None) -> Path:
 
 
 def gather_evidence(
-    run: RunData, root: Path, chosen: Sequence[int], pairs: Sequence[tuple[int, int]], keep: int = 4, **load
+    run: RunData, root: Path, chosen: Sequence[int], pairs: Sequence[tuple[int, int]], keep: int = 4, **load: Any
 ) -> Evidence:
     """Ask the model about test images and pairs of classes.
 
@@ -80,7 +85,7 @@ def gather_evidence(
     return Evidence("", used, texts, _filed(predictor.bank, names, pairs, 2 * keep))
 
 
-def _texts(library, a: str, b: str) -> dict[str, list[str]]:
+def _texts(library: PromptLibrary, a: str, b: str) -> dict[str, list[str]]:
     there, back = library.prompts(a, b), library.prompts(b, a)
     return {
         "difference_a": list(there.difference),
@@ -90,7 +95,9 @@ def _texts(library, a: str, b: str) -> dict[str, list[str]]:
     }
 
 
-def _filed(bank, names: Sequence[str], pairs: Sequence[tuple[int, int]], keep: int):
+def _filed(
+    bank: ConfusionBank | None, names: Sequence[str], pairs: Sequence[tuple[int, int]], keep: int
+) -> dict[str, list[tuple[str, str, str, bool]]]:
     """The bank's entries of each pair, errors before near misses, each image once."""
     if bank is None or len(bank) == 0:
         return {}
@@ -98,7 +105,7 @@ def _filed(bank, names: Sequence[str], pairs: Sequence[tuple[int, int]], keep: i
         *(getattr(bank.entries, k)[:-1].tolist() for k in ("label", "rival", "pseudo_label", "index", "intensity")),
         strict=True,
     )
-    by_pair: dict[tuple[int, int], list] = {}
+    by_pair: dict[tuple[int, int], list[tuple[bool, float, int, int, int]]] = {}
     for label, rival, pseudo, index, intensity in rows:
         is_error = label != pseudo
         entry = (not is_error, -intensity, index, label, rival)
@@ -108,7 +115,7 @@ def _filed(bank, names: Sequence[str], pairs: Sequence[tuple[int, int]], keep: i
     for a, b in pairs:
         known = to_bank[a], to_bank[b]
         entries, seen = sorted(by_pair.get((min(known), max(known)), [])), set()
-        kept = []
+        kept: list[tuple[str, str, str, bool]] = []
         for right, _, index, label, rival in entries:
             if index not in seen and len(kept) < keep:
                 seen.add(index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +53,7 @@ def write_exports(run: RunData, folder: Path) -> list[Path]:
     return [folder / name for name in written]
 
 
-def _csv(head: list[str], rows: list[list]) -> bytes:
+def _csv(head: list[str], rows: list[list[Any]]) -> bytes:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(head)

@@ -32,7 +32,7 @@ class PairRow:
     @property
     def net(self) -> int | None:
         """Resolved less introduced."""
-        return None if self.resolved is None else self.resolved - self.introduced
+        return None if self.resolved is None or self.introduced is None else self.resolved - self.introduced
 
 
 @dataclass(frozen=True)

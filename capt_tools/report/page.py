@@ -19,6 +19,7 @@ from .runs import ReportError, RunData
 __all__ = ["choose_images", "render", "run_content"]
 
 TEMPLATE = Path(__file__).with_name("template.html.jinja")
+Pictured = dict[str, list[list[Any]]]  # entries that end with the place of their thumbnail
 MAX_PAIRS_TOLD = 400  # pairs whose sentences and training images the page holds
 MAX_ERRORS = 6000  # wrong images that it lists
 MAX_RIGHT = 6  # images of a class that are right before and after
@@ -93,7 +94,7 @@ def _image(run: RunData, place: int, root: Path, album: Album) -> list[Any]:
     return [*row, after, round(float(run.probs[place, after]), 3), album.add(root / run.paths[place])]
 
 
-def _with_pictures(evidence: Evidence, paths: Sequence[str], root: Path, album: Album) -> tuple[dict, dict]:
+def _with_pictures(evidence: Evidence, paths: Sequence[str], root: Path, album: Album) -> tuple[Pictured, Pictured]:
     filed = {
         pair: [[*entry, album.add(root / entry[0])] for entry in entries] for pair, entries in evidence.filed.items()
     }
