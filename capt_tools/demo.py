@@ -9,7 +9,6 @@ comes along. Data and runs go below the current folder; a second call skips what
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import sys
@@ -23,6 +22,7 @@ from .plan.runner import Runner
 from .plan.script import exit_code
 from .plan.settings import Settings
 from .plan.steps import StopError
+from .tool import parser_of
 
 __all__ = ["METHODS", "demo", "main"]
 
@@ -35,9 +35,7 @@ SHOWN = re.compile(r"(Run this job|Results are|CAPT needs|\* accuracy|error:|.* 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv``."""
-    parser = argparse.ArgumentParser(
-        prog="capt demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     add_flags(parser, "data", "seeds", "output")
     environ = environ_of(parser.parse_args(argv))
     return exit_code(lambda: demo(environ, house(), sys.executable))

@@ -10,7 +10,6 @@ given as a variable, as for scripts/capt/quick.sh.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from .plan.runner import Runner, quoted
 from .plan.script import exit_code
 from .plan.settings import Settings
 from .plan.steps import StopError
+from .tool import parser_of
 
 __all__ = ["main", "quick"]
 
@@ -34,9 +34,7 @@ FLAGS = ("backbone", "size", "seeds", "cfg", "epochs", "base", "output", "opts",
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv``."""
-    parser = argparse.ArgumentParser(
-        prog="capt quick", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("folder", help="one folder of images per class")
     parser.add_argument("shots", nargs="?", default="", help="training images per class (16)")
     add_flags(parser, *FLAGS)

@@ -18,7 +18,9 @@ LITERAL = {
     "BANK.AT_TEST": "False",
     "BANK.VIEWS": "1",
     "BANK.NEAR_MISSES": "2.0",
+    "SYS.ON": "False",
     "SAM.BY_LABEL": "False",
+    "SAM.SHRINKAGE": "1.0",
     "MGDE.CORRECTIONS": "False",
     "MGDE.EVIDENCE_GATE": "False",
     "MGDE.BETA": "1.0",
@@ -28,6 +30,7 @@ LITERAL = {
 # Variant -> what it changes below TRAINER.CAPT.
 NAMED = {
     "full": {},
+    "no_sys": {"SYS.ON": "False"},
     "no_sem": {"SEM.ON": "False"},
     "no_sam": {"SAM.ON": "False"},
     "no_mgde": {"MGDE.ON": "False"},
@@ -73,7 +76,7 @@ VALUED: dict[str, Callable[[str], dict[str, str]]] = {
     "keep": _decimal("LOSS.KEEP"),
     "shots": lambda value: {},
 }
-PARTS = "full no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_balance fixed_gain"
+PARTS = "full no_sys no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_balance fixed_gain"
 BANKS = "no_bank_at_test errors_only by_pair soft_counts views_4 full_set zeroshot"
 VALUES = (
     "k_1 k_5 k_10 K_2 K_32 alpha_1 alpha_20 experts_1 experts_3 lambda_0.1 lambda_10 gain_0.1 gain_1 sharpness_3 "

@@ -10,7 +10,6 @@ Every flag can be given as a variable, as for the scripts. What is done already,
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -31,9 +30,9 @@ __all__ = ["commands", "main", "plan_of"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv``."""
-    parser = argparse.ArgumentParser(
-        prog="capt plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    from ..tool import parser_of  # a repository that holds the plans alone has no use for this command
+
+    parser = parser_of(__doc__)
     parser.add_argument("protocol", choices=[*WHOLE, *(name for name in PROTOCOLS if name not in WHOLE)])
     parser.add_argument("method", help="coop, maple, capt:CoOp ...")
     parser.add_argument("dataset", help="name of configs/datasets/*.yaml")
