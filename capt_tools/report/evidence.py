@@ -27,12 +27,14 @@ class Evidence:
         used: image path -> its representatives ``(path, label, rival, is error, cosine)``, nearest first.
         texts: ``"a,b"`` (labels) -> sentences ``difference_a``, ``difference_b``, ``commonality``; and ``sources``.
         filed: ``"a,b"`` -> the bank's training images of this pair, most torn first.
+        names: what the bank's errors say of the class names, a line each.
     """
 
     note: str
     used: dict[str, list[tuple[str, str, str, bool, float]]]
     texts: dict[str, dict[str, list[str]]]
     filed: dict[str, list[tuple[str, str, str, bool]]]
+    names: Sequence[str] = ()
 
 
 def trained_folder(folder: Path) -> Path:
@@ -82,7 +84,8 @@ def gather_evidence(
         for place, item in zip(places, found, strict=True)
     }
     texts = {f"{a},{b}": _texts(predictor.library, names[a], names[b]) for a, b in pairs}
-    return Evidence("", used, texts, _filed(predictor.bank, names, pairs, 2 * keep))
+    filed = _filed(predictor.bank, names, pairs, 2 * keep)
+    return Evidence("", used, texts, filed, predictor.bank.notes if predictor.bank else ())
 
 
 def _texts(library: PromptLibrary, a: str, b: str) -> dict[str, list[str]]:

@@ -79,6 +79,7 @@ def run_content(
         "filed": filed,
         "texts": evidence.texts,
         "note": evidence.note,
+        "names": [f"{line[0].upper()}{line[1:]}." for line in evidence.names],
     }
 
 

@@ -168,7 +168,7 @@ class CAPT(RunRecordMixin, TrainerX):
             judge = zero_shot(base.prompted, self.base_spec.template, base.classnames)
         num_views = 1 if self.cache is None else self.cache.num_views
         views = self._shots(base, num_views, "Fitting the shift")
-        judged = self._shots(judge, 1, "Choosing the shift")
+        judged = self._shots(judge, num_views, "Choosing the shift")
         choice = set_shift(self.model.refiner.systematic, base, views, judge, judged, hash_seed(self.run_seed, 3))
         self.choices["shift"] = choice.to_dict()
 

@@ -20,6 +20,7 @@ from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
 from .confusion_bank import ConfusionBank, JudgedViews
 from .files import FILE
+from .names import suspicious_names
 
 __all__ = ["BankBuilder", "bank_fingerprint", "fit_fold", "fold_of"]
 
@@ -118,7 +119,7 @@ class BankBuilder:
             device = self.base.text_features.device
             views = (batch.to(device) for batch in cache.views(num_views))
         judge = self._judge(source)
-        return ConfusionBank.build(
+        bank = ConfusionBank.build(
             self.base.classnames,
             [self.relative(item.impath) for item in source],
             (_judged(batch, judge(batch)) for batch in views),
@@ -127,6 +128,11 @@ class BankBuilder:
             fingerprint=self.fingerprint(),
             shrinkage=self.cfg.TRAINER.CAPT.SAM.SHRINKAGE,
         )
+        if self.node.COUNTS == "hard":  # soft counts are confidences, not images
+            labels = torch.tensor([item.label for item in source], device=bank.device)
+            judged = num_views * torch.bincount(labels, minlength=bank.num_classes)
+            bank.notes = suspicious_names(bank.classnames, bank.counts, judged)
+        return bank
 
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`bank_fingerprint`; and the shift that the judge stood behind."""
@@ -137,7 +143,7 @@ class BankBuilder:
     def _judge(self, source: Sequence[Any]) -> Callable[[ViewBatch], Tensor]:
         """Who says which views are confused: views to confidences ``(B, C)``."""
         is_fitted = self.spec.name != "ZeroshotCLIP"
-        if self.node.SOURCE == "base" or (self.node.SOURCE == "crossfit" and not is_fitted):
+        if self.node.SOURCE == "base" or not is_fitted:
             return lambda views: self.base.logits(views.z, self.systematic(views.z)).softmax(dim=-1)
         if self.node.SOURCE == "zeroshot":
             judges = [zero_shot(self.base.prompted, self.spec.template, self.base.classnames)]
@@ -174,6 +180,8 @@ def _describe(bank: ConfusionBank) -> None:
         print("The base model makes no error on these images; BANK.SOURCE zeroshot or crossfit would find some")
     for a, b, count in bank.top_pairs(5):
         print(f"  {a} / {b}: {count:.4g}")
+    for note in bank.notes:
+        print(f"  {note}")
 
 
 def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:

@@ -153,6 +153,7 @@ class ConfusionBank(StoredBank):
         self.entries = entries
         self.counts = counts
         self.fingerprint = dict(fingerprint or {})
+        self.notes: list[str] = []  # what is said of the class names, see :mod:`.names`
         # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
         self.confusion_features: Tensor | None = None
         self.shrinkage = shrinkage
@@ -280,6 +281,7 @@ class ConfusionBank(StoredBank):
         entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
         counts = self.counts.to(device)
         bank = ConfusionBank(self.classnames, self.paths, entries, counts, self.fingerprint, self.shrinkage)
+        bank.notes = self.notes
         if self.confusion_features is not None:
             bank.confusion_features = self.confusion_features.to(device)
         return bank

@@ -38,6 +38,7 @@ class StoredBank:
     paths: list[str]
     fingerprint: dict[str, Any]
     shrinkage: float
+    notes: list[str]
     confusion_features: Tensor | None
 
     def save(self, directory: str | Path) -> Path:
@@ -49,6 +50,7 @@ class StoredBank:
             "classnames": self.classnames,
             "paths": self.paths,
             "shrinkage": self.shrinkage,
+            "notes": self.notes,
         }
         tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
         metadata = {"confusion_bank": json.dumps(description)}
@@ -56,6 +58,7 @@ class StoredBank:
         summary = {
             "fingerprint": self.fingerprint,
             "entries": len(self),
+            "notes": self.notes,
             "top_pairs": [{"a": a, "b": b, "count": n} for a, b, n in self.top_pairs(50)],
         }
         write_json(path.with_suffix(".json"), summary)
@@ -83,7 +86,9 @@ class StoredBank:
                 other = f'"{path}" has format {found}, this code reads {readable}; {fix}'
                 raise _OtherFormatError(other)
             about = (description[key] for key in ("classnames", "paths", "fingerprint"))
-            return cls.from_state_dict(state, *about, description.get("shrinkage", 1.0))
+            bank = cls.from_state_dict(state, *about, description.get("shrinkage", 1.0))
+            bank.notes = description.get("notes", [])
+            return bank
         except _OtherFormatError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -38,7 +38,7 @@ FORMAT = 2  # 2 holds the systematic shift and the sharpness
 class CAPTSettings:
     """Sizes, switches and weights; :mod:`capt.config` explains each and holds the defaults in use."""
 
-    num_pairs: int = 3
+    num_pairs: int = 5
     symmetric: bool = False
     num_representatives: int = 8
     by_label: bool = True
