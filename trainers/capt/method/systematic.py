@@ -20,6 +20,7 @@ from .experts import move
 __all__ = ["SystematicShift", "fit_shift"]
 
 MAX_STEPS = 30
+MAX_HALVINGS = 40  # where tau starts far too large the loss is all but straight, and a step millions too long
 TOLERANCE = 1e-9  # of the loss
 
 
@@ -120,7 +121,7 @@ def _curvature_and_slope(
 def _line_search(loss: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Halve each problem's step until its loss falls and tau stays positive; no step where none does."""
     length = torch.ones_like(value)
-    for _ in range(12):
+    for _ in range(MAX_HALVINGS):
         moved = theta - length.unsqueeze(1) * step
         lower = loss(moved)
         is_worse = (lower > value) | (moved[:, 0] <= 0)
