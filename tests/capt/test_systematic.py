@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
+from trainers.capt.method import systematic
 from trainers.capt.method.held_out_classes import HeldOutChoice
 from trainers.capt.method.shift_choice import PENALTIES, choose_penalty, set_shift
-from trainers.capt.method.systematic import SystematicShift, _curvature_and_slope, fit_shift
+from trainers.capt.method.systematic import TEMPERATURE_PENALTY, SystematicShift, _curvature_and_slope, fit_shift
 from trainers.capt.run.feature_cache import ViewBatch
 
 SOME_PENALTIES = [4.0, 0.5, 0.02]
@@ -104,11 +105,13 @@ def test_slope_and_curvature_are_those_of_autograd():
     design = texts - texts.mean(dim=0)  # any axes will do
     penalty = torch.tensor([[0.3], [2.0]], dtype=torch.double) / len(texts)
     theta = torch.randn(2, 1 + z.shape[1], generator=tiny_capt.generator(4), dtype=torch.double)
-    curvature, slope = _curvature_and_slope(theta, z @ texts.t(), label, design, penalty)
+    curvature, slope = _curvature_and_slope(theta, z @ texts.t(), label, design, penalty, 10.0)
     for row, r in enumerate(penalty[:, 0].tolist()):
 
         def loss(point, r=r):
-            return cross_entropy(point[0] * z @ texts.t() + point[1:] @ design.t(), label) + r / 2 * point[1:] @ point[1:]
+            logits = point[0] * z @ texts.t() + point[1:] @ design.t()
+            restrained = TEMPERATURE_PENALTY / 2 * (point[0] / 10 - 1) ** 2
+            return cross_entropy(logits, label) + r / 2 * point[1:] @ point[1:] + restrained
 
         torch.testing.assert_close(slope[row], torch.autograd.functional.jacobian(loss, theta[row]))
         hessian = torch.autograd.functional.hessian(loss, theta[row])
@@ -157,8 +160,10 @@ def test_order_of_classes_does_not_matter(seed, order):
     turned = z, place[label], texts[order]
     expected = fit_shift(z, label, texts, SOME_PENALTIES, 10.0)
     torch.testing.assert_close(fit_shift(*turned, SOME_PENALTIES, 10.0), expected, rtol=0, atol=1e-5)
-    choice = choose_penalty(z, label, texts, names, 10.0, tiny_capt.generator(seed))
-    other = choose_penalty(*turned, [names[c] for c in order], 10.0, tiny_capt.generator(seed))
+    choice = choose_penalty(z, label, label >= 0, texts, names, 10.0, tiny_capt.generator(seed))
+    other = choose_penalty(
+        *turned[:2], label >= 0, turned[2], [names[c] for c in order], 10.0, tiny_capt.generator(seed)
+    )
     assert other.strength == choice.strength
     assert (other.gain, other.error) == pytest.approx((choice.gain, choice.error), abs=1e-3)
 
@@ -188,7 +193,7 @@ def test_a_common_bias_is_found_and_made_good():
     texts = normalize(torch.eye(9)[:8] + 0.5 * side * plain, dim=-1)
     noise = 0.2 * torch.randn(80, 9, generator=tiny_capt.generator())
     z = normalize(texts[label] + 1.2 * plain + noise, dim=-1)
-    choice = choose_penalty(z, label, texts, list("abcdefgh"), 10.0, tiny_capt.generator())
+    choice = choose_penalty(z, label, label >= 0, texts, list("abcdefgh"), 10.0, tiny_capt.generator())
     assert choice.strength in PENALTIES
     assert choice.gain > 2 * choice.error
     v = fit_shift(z, label, texts, [choice.strength], 10.0)[0]
@@ -198,7 +203,8 @@ def test_a_common_bias_is_found_and_made_good():
 
 def test_nothing_is_chosen_where_every_image_is_right():
     texts = tiny_capt.unit(6, 8)
-    choice = choose_penalty(texts, torch.arange(6), texts, list("abcdef"), 10.0, tiny_capt.generator())
+    label = torch.arange(6)
+    choice = choose_penalty(texts, label, label >= 0, texts, list("abcdef"), 10.0, tiny_capt.generator())
     assert (choice.strength, choice.gain, choice.num_classes) == (None, 0.0, 6)
 
 
@@ -217,7 +223,8 @@ def test_set_shift_chooses_by_the_judge_and_fits_to_the_base(base, monkeypatch, 
     module = "trainers.capt.method.shift_choice"
     seen = {}
 
-    def choose(z, label, texts, classnames, scale, generator):
+    def choose(z, label, is_plain, texts, classnames, scale, generator):
+        assert is_plain.all()  # view 0 alone was given
         seen["choose"] = z, label, texts, classnames
         return HeldOutChoice(PENALTIES, 5, 1.5, 0.5, 5)
 
@@ -238,7 +245,10 @@ def test_set_shift_chooses_by_the_judge_and_fits_to_the_base(base, monkeypatch, 
     expected = fit_shift(z, label.repeat(2), base.text_features, [PENALTIES[5]], float(base.logit_scale))[0]
     assert torch.equal(systematic.shift, expected)
     assert expected.any()
-    assert capsys.readouterr().out == "Systematic shift: penalty 0.5, +1.50 ± 0.50 points on 5 held-out classes\n"
+    assert (
+        capsys.readouterr().out
+        == f"Systematic shift: penalty {PENALTIES[5]:.3g}, +1.50 ± 0.50 points on 5 held-out classes\n"
+    )
 
 
 def test_set_shift_leaves_it_where_nothing_is_chosen(base, monkeypatch, capsys):
@@ -252,3 +262,20 @@ def test_set_shift_leaves_it_where_nothing_is_chosen(base, monkeypatch, capsys):
     assert not systematic.shift.any()
     line = "Systematic shift: penalty none, the best gives -0.50 ± 0.10 points on 5 held-out classes\n"
     assert capsys.readouterr().out == line
+
+
+def test_shots_that_are_told_apart_without_an_error_leave_a_finite_shift():
+    """Their likelihood has no maximum: tau would grow without end."""
+    texts = tiny_capt.unit(6, 8)
+    shift = fit_shift(texts.repeat(4, 1), torch.arange(6).repeat(4), texts, PENALTIES, 10.0)
+    assert shift.isfinite().all()
+
+
+def test_few_penalties_at_a_time_and_fewer_images_where_memory_is_short(monkeypatch):
+    z, label, texts = biased()
+    whole = fit_shift(z, label, texts, SOME_PENALTIES, 10.0)
+    monkeypatch.setattr(systematic, "MAX_CELLS", len(z) * len(texts))
+    torch.testing.assert_close(fit_shift(z, label, texts, SOME_PENALTIES, 10.0), whole)
+    monkeypatch.setattr(systematic, "MAX_CELLS", len(z) * len(texts) // 2)
+    halved = fit_shift(z, label, texts, SOME_PENALTIES, 10.0)
+    torch.testing.assert_close(halved, fit_shift(z[::2], label[::2], texts, SOME_PENALTIES, 10.0))
