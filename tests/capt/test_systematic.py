@@ -108,7 +108,8 @@ def test_slope_and_curvature_are_those_of_autograd():
     for row, r in enumerate(penalty[:, 0].tolist()):
 
         def loss(point, r=r):
-            return cross_entropy(point[0] * z @ texts.t() + point[1:] @ design.t(), label) + r / 2 * point[1:] @ point[1:]
+            logits = point[0] * z @ texts.t() + point[1:] @ design.t()
+            return cross_entropy(logits, label) + r / 2 * point[1:] @ point[1:]
 
         torch.testing.assert_close(slope[row], torch.autograd.functional.jacobian(loss, theta[row]))
         hessian = torch.autograd.functional.hessian(loss, theta[row])
