@@ -23,7 +23,7 @@ from .tool import exit_code, parser_of
 
 if TYPE_CHECKING:
     from capt import Predictor
-    from capt.explanation import Explanation
+    from capt.use.explanation import Explanation
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 

@@ -18,7 +18,7 @@ from .rows import CONFUSION, Figure, Row
 from .runs import CompareError, Run
 
 if TYPE_CHECKING:
-    from trainers.capt.confusion_metrics import ConfusionReport
+    from trainers.capt.run.metrics import ConfusionReport
 
 __all__ = ["add_confusion"]
 

@@ -13,7 +13,7 @@ from .runs import RunData
 
 if TYPE_CHECKING:
     from capt import ConfusionBank
-    from capt.prompt_library import PromptLibrary
+    from capt.bank.prompt_library import PromptLibrary
 
 __all__ = ["Evidence", "gather_evidence", "images_root", "trained_folder"]
 
