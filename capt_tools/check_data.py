@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import compat  # noqa: F401
 
@@ -25,6 +26,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets  # noqa: F401
+from datasets.data_folder import DataFolder
 from datasets.files import DataNotFoundError
 from datasets.splits import SPLITS
 
@@ -84,7 +86,7 @@ def check(name: str, root: str, verify: bool = False) -> Report:
         verify: decode every image as well.
     """
     report = Report(name)
-    cls = DATASET_REGISTRY.get(name)
+    cls: Any = DATASET_REGISTRY.get(name)  # one of ours, a DataFolder that lists its splits
     dataset = cls.__new__(cls)  # __init__ would sample and write caches
     report.is_absent = not os.path.isdir(os.path.join(os.path.expanduser(root), cls.dataset_dir))
     try:
@@ -113,7 +115,7 @@ def _compare_counts(report: Report) -> None:
             report.notes.append(f"{report.counts[part]:,} {part} images, published: {published:,}")
 
 
-def _compare_files(report: Report, paths: set[str], dataset, verify: bool) -> None:
+def _compare_files(report: Report, paths: set[str], dataset: DataFolder, verify: bool) -> None:
     found = sorted(path for path in paths if os.path.isfile(path))
     report.listed, report.found = len(paths), len(found)
     missing = sorted(paths - set(found))

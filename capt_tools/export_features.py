@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,11 +53,13 @@ def place_points(features: np.ndarray, method: str) -> np.ndarray:
         from umap import UMAP
 
         neighbours = min(15, len(features) - 1)
-        return UMAP(neighbours, metric="cosine", random_state=0, n_jobs=1).fit_transform(features)
+        reducer = UMAP(neighbours, metric="cosine", random_state=0, n_jobs=1)
+        return np.asarray(reducer.fit_transform(features))
     from sklearn.manifold import TSNE
 
     perplexity = max(1.0, min(30.0, (len(features) - 1) / 3))
-    return TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0).fit_transform(features)
+    reducer = TSNE(perplexity=perplexity, metric="cosine", init="random", random_state=0)
+    return np.asarray(reducer.fit_transform(features))
 
 
 def draw(arrays: dict[str, np.ndarray], path: Path, num_classes: int, method: str) -> None:
@@ -95,7 +98,7 @@ def export(args: argparse.Namespace) -> None:
         if unknown:
             raise ReportError(f"{unknown[0]!r} is no class of this run; its classes are {sorted(names)}")
         places = np.flatnonzero(np.isin(run.labels, [names.index(name) for name in args.classes]))
-    arrays = encode(run, root, places, args)
+    arrays: dict[str, Any] = encode(run, root, places, args)
     out = args.output or args.run / "features"
     out.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(out / "features.npz", **arrays)

@@ -151,9 +151,9 @@ def write_data_set(folder: Path, members: dict[str, Members], official: dict[str
     images = folder / FashionMNIST.image_folder
     for part in SPLITS:
         write_pictures(images, members[part], official)
-    parts = (items_of(images, members[part]) for part in SPLITS)
+    train, val, test = (items_of(images, members[part]) for part in SPLITS)
     with contextlib.redirect_stdout(io.StringIO()):  # it names the folder's passing name
-        save_split(*parts, str(folder / FashionMNIST.split_file), str(images))
+        save_split(train, val, test, str(folder / FashionMNIST.split_file), str(images))
 
 
 def check_data_set(folder: Path, members: dict[str, Members]) -> None:

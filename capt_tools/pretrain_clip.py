@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import compat  # noqa: F401  (makes Dassl importable)
 
@@ -30,6 +30,9 @@ from .pretraining import sources
 from .pretraining.training import Engine, Trainer
 from .pretraining.zero_shot import evaluate
 from .tool import parser_of
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -112,7 +115,7 @@ def load_pictures(args: argparse.Namespace) -> sources.Pictures:
     return pictures
 
 
-def build_model(args: argparse.Namespace, device: torch.device) -> torch.nn.Module:
+def build_model(args: argparse.Namespace, device: torch.device) -> CLIP:
     """A fresh model; its weights depend on the seed alone."""
     torch.manual_seed(args.seed)
     return clip_model.build(
@@ -131,8 +134,8 @@ def fingerprint(args: argparse.Namespace, pictures: sources.Pictures) -> str:
     ignored = {"out", "root", "images", "classnames", "dataset", "checkpoint_every", "device"}
     settings = {k: v for k, v in vars(args).items() if k not in ignored and not k.startswith("eval_")}
     digest = hashlib.sha256(json.dumps([settings, pictures.names], sort_keys=True).encode())
-    digest.update(pictures.images.numpy())
-    digest.update(pictures.labels.numpy())
+    digest.update(pictures.images.numpy().data)
+    digest.update(pictures.labels.numpy().data)
     return digest.hexdigest()
 
 
@@ -144,7 +147,7 @@ def choose_engine(args: argparse.Namespace, trainer: Trainer) -> tuple[Engine, f
     speeds = {engine: copy.deepcopy(trainer).trial(engine) for engine in engines}
     for engine, speed in speeds.items():
         print(f"  measured {engine.precision} {engine.attention:5}: {speed:,.0f} images/s", flush=True)
-    best = max(speeds, key=speeds.get)
+    best = max(speeds, key=lambda engine: speeds[engine])
     print(f"precision {best.precision}, attention {best.attention} ({trainer.device})", flush=True)
     return best, speeds[best]
 
@@ -165,7 +168,7 @@ def read_checkpoint(path: Path, expected: str) -> dict[str, Any] | None:
     return state
 
 
-def train(args: argparse.Namespace, pictures: sources.Pictures, device: torch.device) -> torch.nn.Module:
+def train(args: argparse.Namespace, pictures: sources.Pictures, device: torch.device) -> CLIP:
     """Trains, or continues a killed training; writes checkpoints beside the output."""
     model = build_model(args, device)
     trainer = Trainer(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dassl.engine import TRAINER_REGISTRY
-from torch import Tensor, nn
+from torch import Tensor
 from yacs.config import CfgNode
 
 from .capt.backbone.prompted_clip import PromptedCLIP
@@ -19,6 +21,9 @@ from .deep_prompts import (
     prompt_depth,
 )
 from .prompted_classifier import ContextLearner, initial_context
+
+if TYPE_CHECKING:
+    from clip.model import VisionTransformer
 
 __all__ = ["IVLP", "CustomCLIP", "VLPromptLearner", "extend_cfg", "prompts_node"]
 
@@ -44,7 +49,7 @@ def prompts_node(num_tokens: int) -> CfgNode:
 class VLPromptLearner(ContextLearner):
     """The context in front of the class names; all deeper prompts hang on the towers' blocks."""
 
-    ZS_image_encoder: nn.Module  # PromptSRC's frozen tower; IVLP has none
+    ZS_image_encoder: VisionTransformer  # PromptSRC's frozen tower; IVLP has none
 
     def __init__(self, node: CfgNode, class_names: list[str], clip: PromptedCLIP):
         n_ctx = node.N_CTX_TEXT

@@ -13,7 +13,7 @@ from .capt.bases.context import ClassTokens, place_context
 from .capt.bases.learners import class_logits
 
 if TYPE_CHECKING:
-    from clip.model import Transformer
+    from clip.model import ModifiedResNet, Transformer, VisionTransformer
 
 __all__ = [
     "CLIPTowers",
@@ -67,7 +67,7 @@ class CLIPTowers(nn.Module):
         logit_scale: CLIP's, a logarithm.
     """
 
-    image_encoder: nn.Module
+    image_encoder: VisionTransformer | ModifiedResNet
     text_encoder: TextEncoder
     logit_scale: nn.Parameter
 

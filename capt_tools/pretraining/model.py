@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.capt.backbone.prompted_clip import encode_image_with, encode_text_with, tokenize, without_padding
 from trainers.capt.backbone.stock_clip import _model_py as stock_model
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 __all__ = ["build", "encode_images", "encode_texts", "save", "standardise", "tokenize", "write_atomically"]
 
@@ -21,7 +25,7 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 def build(
     *, image_size: int, patch: int, vision_width: int, vision_layers: int, text_width: int, text_layers: int, embed: int
-) -> nn.Module:
+) -> CLIP:
     """A stock CLIP with random weights.
 
     Widths are multiples of 64, as the stock package infers the number of heads from them.
@@ -34,7 +38,7 @@ def build(
             raise ValueError(f"{flag} must be a multiple of 64, got {width}; stock CLIP has one head per 64")
     if image_size % patch:
         raise ValueError(f"--image-size must be a multiple of --patch, got {image_size} and {patch}")
-    return stock_model.CLIP(
+    model: CLIP = stock_model.CLIP(
         embed,
         image_size,
         vision_layers,
@@ -46,14 +50,15 @@ def build(
         text_width // 64,
         text_layers,
     ).float()
+    return model
 
 
-def encode_images(model: nn.Module, images: Tensor) -> Tensor:
+def encode_images(model: CLIP, images: Tensor) -> Tensor:
     """Normalised features ``(B, D)`` of standardised images ``(B, 3, S, S)``."""
     return F.normalize(encode_image_with(model.visual, images).feature.float(), dim=-1)
 
 
-def encode_texts(model: nn.Module, ids: Tensor) -> Tensor:
+def encode_texts(model: CLIP, ids: Tensor) -> Tensor:
     """Normalised features ``(C, D)`` of token ids ``(C, 77)``.
 
     The text tower is causal, so what stands behind the last end token cannot matter and is not computed.
@@ -71,12 +76,12 @@ def encode_texts(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 def standardise(images: Tensor) -> Tensor:
-    """CLIP's pixel statistics on images in 0 ... 1."""
+    """CLIP's pixel statistics on images ``(B, 3, S, S)`` in 0 ... 1."""
     mean, std = (images.new_tensor(v).view(1, 3, 1, 1) for v in (_MEAN, _STD))
     return (images - mean) / std
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(model: CLIP, path: str | os.PathLike[str]) -> None:
     """Writes the weights as OpenAI's state dict: plain tensors, fp16."""
     write_atomically({key: value.detach().cpu().half() for key, value in model.state_dict().items()}, path)
 

@@ -140,8 +140,9 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile():
-                    yield member.name.removeprefix("./"), tar.extractfile(member).read()
+                file = tar.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    yield member.name.removeprefix("./"), file.read()
     except tarfile.TarError as error:
         raise ValueError(f"{path} must be an image tar or a folder ({error})") from error
 

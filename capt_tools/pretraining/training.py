@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 
 from .model import encode_images, encode_texts, standardise, tokenize
 from .sources import Pictures
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 __all__ = ["Captions", "Engine", "Trainer", "augment", "contrastive_loss"]
 
@@ -122,7 +125,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: CLIP,
         pictures: Pictures,
         templates: Sequence[str],
         *,

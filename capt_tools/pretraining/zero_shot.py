@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .model import encode_images, encode_texts, standardise, tokenize
 from .sources import Pictures
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 __all__ = ["Accuracy", "evaluate", "image_features", "text_features"]
 
@@ -25,7 +29,7 @@ class Accuracy:
     images: int
 
 
-def evaluate(model: nn.Module, pictures: Pictures, template: str) -> dict[str, Accuracy]:
+def evaluate(model: CLIP, pictures: Pictures, template: str) -> dict[str, Accuracy]:
     """Zero-shot accuracy by classes that compete: ``all``, ``base`` (first half of the labels, rounded up), ``new``."""
     features = image_features(model, pictures.images)
     texts = text_features(model, [template.format(own[0]) for own in pictures.names])
@@ -48,7 +52,7 @@ def _accuracy(features: Tensor, texts: Tensor, labels: Tensor, first: int, behin
 
 
 @torch.no_grad()
-def image_features(model: nn.Module, images: Tensor, chunk: int = 256) -> Tensor:
+def image_features(model: CLIP, images: Tensor, chunk: int = 256) -> Tensor:
     """Normalised features ``(N, D)`` of images as bytes ``(N, 3, S, S)``."""
     device = model.logit_scale.device
     parts = [encode_images(model, standardise(part.to(device).float() / 255)) for part in images.split(chunk)]
@@ -56,6 +60,6 @@ def image_features(model: nn.Module, images: Tensor, chunk: int = 256) -> Tensor
 
 
 @torch.no_grad()
-def text_features(model: nn.Module, texts: Sequence[str], chunk: int = 256) -> Tensor:
+def text_features(model: CLIP, texts: Sequence[str], chunk: int = 256) -> Tensor:
     """Normalised features ``(C, D)`` of sentences."""
     return torch.cat([encode_texts(model, ids.to(model.logit_scale.device)) for ids in tokenize(texts).split(chunk)])

@@ -57,7 +57,7 @@ class Asker:
         raise NoAnswerError(self._safe(f"{reason} ({self.retries + 1} times)"))
 
     def _once(self, question: str, schema: dict[str, Any]) -> dict[str, Any]:
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+        messages: list[Any] = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
         reply = self.client.chat.completions.create(model=self.model, messages=messages, max_tokens=self.max_tokens)
         choice = reply.choices[0]
         if choice.finish_reason == "length":
@@ -65,7 +65,7 @@ class Asker:
         text = choice.message.content or ""
         start, end = text.find("{"), text.rfind("}")  # some models put a fence or a word around it
         try:
-            answer = json.loads(text[start : end + 1])
+            answer: dict[str, Any] = json.loads(text[start : end + 1])
         except ValueError as error:
             raise ValueError(f"no JSON: {error}") from error
         jsonschema.validate(answer, schema)

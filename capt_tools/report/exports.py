@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ def write_exports(run: RunData, folder: Path) -> list[Path]:
         "classes.txt": "".join(f"{name}\n" for name in names).encode(),
     }
     for name, content in written.items():
-        write_atomically(folder / name, lambda temporary, content=content: Path(temporary).write_bytes(content))
+        write_atomically(folder / name, partial(_write_bytes, content))
     return [folder / name for name in written]
+
+
+def _write_bytes(content: bytes, path: str) -> None:
+    Path(path).write_bytes(content)
 
 
 def _csv(head: list[str], rows: list[list[Any]]) -> bytes:

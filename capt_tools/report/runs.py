@@ -47,7 +47,8 @@ class RunData:
     @property
     def predictions(self) -> np.ndarray:
         """``(M,)`` top classes."""
-        return self.probs.argmax(axis=1)
+        predictions: np.ndarray = self.probs.argmax(axis=1)
+        return predictions
 
     @property
     def base_predictions(self) -> np.ndarray | None:

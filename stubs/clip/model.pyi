@@ -1,16 +1,28 @@
 """The modules of OpenAI's CLIP, as far as this repository walks them; forks of it have the same names."""
 
 from collections.abc import Iterator
+from typing import overload
 
 from torch import Tensor, nn
 
+class FeedForward(nn.Sequential):  # a plain Sequential, of these two and an activation
+    c_fc: nn.Linear
+    c_proj: nn.Linear
+
 class ResidualAttentionBlock(nn.Module):
+    ln_1: nn.LayerNorm
+    attn: nn.MultiheadAttention
+    mlp: FeedForward
     attn_mask: Tensor | None
     VPT_shallow: nn.Parameter  # prompts of the family's forks; hung on by trainers/deep_prompts.py, else not there
     def __call__(self, x: Tensor) -> Tensor: ...
 
 class _Blocks(nn.Sequential):  # a plain Sequential, of such blocks
     def __iter__(self) -> Iterator[ResidualAttentionBlock]: ...
+    @overload
+    def __getitem__(self, idx: slice) -> nn.Sequential: ...
+    @overload
+    def __getitem__(self, idx: int) -> ResidualAttentionBlock: ...
 
 class Transformer(nn.Module):
     width: int

@@ -15,6 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
@@ -185,23 +186,21 @@ def _describe(bank: ConfusionBank) -> None:
 
 
 def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:
-    tokens = {} if batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
+    tokens = {} if batch.cls is None or batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
     return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:
     """``(num_images,)`` the fold of each image, balanced within every class, from the seed alone."""
-    labels = torch.as_tensor(labels)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(abs(seed)))
-    by_class = order[labels[order].argsort(stable=True)]  # shuffled, then grouped by class
-    fold = torch.empty(len(labels), dtype=torch.long)
-    fold[by_class] = torch.arange(len(labels)) % num_folds
+    label = torch.as_tensor(labels)
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(abs(seed)))
+    by_class = order[label[order].argsort(stable=True)]  # shuffled, then grouped by class
+    fold = torch.empty(len(label), dtype=torch.long)
+    fold[by_class] = torch.arange(len(label)) % num_folds
     return fold
 
 
-def fit_fold(
-    cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: torch.nn.Module, spec: BaseSpec
-) -> BaseModel:
+def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """Train the base learner anew on the images ``kept`` by the host's own trainer, and load it as a base model.
 
     Args:
@@ -223,7 +222,7 @@ def fit_fold(
     fold_cfg.TEST.NO_TEST = True
     fold_cfg.TEST.FINAL_MODEL = "last_step"
     fold_cfg.freeze()
-    trainer = TRAINER_REGISTRY.get(spec.name)(fold_cfg)
+    trainer: Any = TRAINER_REGISTRY.get(spec.name)(fold_cfg)
     loader_cfg = fold_cfg.DATALOADER.TRAIN_X
     trainer.train_loader_x = build_data_loader(
         fold_cfg,

@@ -66,7 +66,7 @@ class JudgedViews:
 
     @staticmethod
     def of(probs: Tensor, label: Tensor, feature: Tensor, **others: Tensor) -> JudgedViews:
-        """With defaults for what a caller does not have: first views, images in order, no tokens."""
+        """Of ``probs`` ``(M, C)``, with defaults for what a caller lacks: first views, images in order, no tokens."""
         num = len(probs)
         defaults = {
             "index": torch.arange(num, device=probs.device),
@@ -360,7 +360,7 @@ class ConfusionBank(StoredBank):
     # -------------------------------------------------------------------------------------- storing, see StoredBank
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is stored: entries without the padding row and without tokens (300 kB each with ViT-B/16), and n."""
+        """All that is stored: entries ``(M, ...)`` without tokens (300 kB each with ViT-B/16), and n ``(C, C)``."""
         return {**self.entries.without_tokens(), "counts": self.counts}
 
     @classmethod
@@ -372,7 +372,7 @@ class ConfusionBank(StoredBank):
         fingerprint: dict[str, Any] | None = None,
         shrinkage: float = 1.0,
     ) -> ConfusionBank:
-        """The bank that :meth:`state_dict` came from, but for the tokens."""
+        """The bank that :meth:`state_dict`, rows ``(M, ...)`` and n ``(C, C)``, came from, but for the tokens."""
         rows = dict(state)
         counts = rows.pop("counts")
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
