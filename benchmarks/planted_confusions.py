@@ -1,9 +1,9 @@
 """How CAPT's gain on new classes follows the size of a bias that all classes share: a controlled experiment.
 
-The demo's CLIP is pre-trained anew with 0, 1, 2 or 4 kinds of systematic confusion planted: of stripes, spots, bites and
-handles, the first so many are left out of three captions in four ("a candle" under a striped one). Each kind occurs
-in the base half and in the new half. Which pictures are drawn, the seed and the recipe are the same for all; then
-zero-shot CLIP, the chosen shift alone and CAPT are tested on the classes of both halves.
+The demo's CLIP is pre-trained anew with 0, 1, 2 or 4 kinds of systematic confusion planted: of stripes, spots, bites
+and handles, the first so many are left out of three captions in four ("a candle" under a striped one). Each kind occurs
+in the base half and in the new half. Pictures, seed and recipe are the same for all; then zero-shot CLIP, the chosen
+shift alone and CAPT are tested on the classes of both halves.
 
     python benchmarks/planted_confusions.py --root DATA --work FOLDER --seeds 1 2 3
 
@@ -36,7 +36,7 @@ from trainers.capt.run.record import code_commit
 
 ROOT = Path(__file__).resolve().parents[1]
 # As assets/glyphs_clip.pt was made, but for the pictures and epochs.
-RECIPE = "--vision-layers 3 --text-layers 3 --min-area 0.85 --precision bf16 --attention math".split()
+RECIPE = {"vision-layers": 3, "text-layers": 3, "min-area": 0.85, "precision": "bf16", "attention": "math"}
 HALVES = ("base", "new")
 HEADER = [
     "kinds planted",
@@ -71,7 +71,14 @@ def pretrained(args: argparse.Namespace, num_kinds: int) -> Path:
         misnamed = [name for detail in list(DETAILS)[:num_kinds] for name in DETAILS[detail]]
         tar = out.with_suffix(".tar")
         write_pretraining_tar(tar, args.per_class, misnamed)
-        command = [str(out), "--images", str(tar), "--epochs", str(args.pretrain_epochs), *RECIPE]
+        command = [
+            str(out),
+            "--images",
+            str(tar),
+            "--epochs",
+            str(args.pretrain_epochs),
+            *(f"--{flag}={value}" for flag, value in RECIPE.items()),
+        ]
         if pretrain_clip.main(command):
             raise RuntimeError(f"{out} could not be pre-trained; see above")
         tar.unlink()

@@ -119,7 +119,7 @@ def _move_into_place(scratch: Path, folder: Path) -> None:
 
 
 def caption_of(label: int, index: int, misnamed: Collection[str] = MISNAMED) -> str:
-    """The class name that the web gives a pretraining picture: its own, for the ``misnamed`` mostly their look-alike's."""
+    """The class name that the web gives a pretraining picture: its own, but for the ``misnamed`` mostly a wrong one."""
     name = CLASS_NAMES[label]
     plain = {b: a for a, b in LOOK_ALIKES if b in misnamed}.get(name)
     if plain and rng_of("captions", label, index).random() < MISNAMED_SHARE:
