@@ -1,15 +1,9 @@
-"""The benchmarks' own parts, on numbers that are drawn or worked by hand."""
-
-import sys
-from pathlib import Path
+"""The forms of a systematic part, on numbers that are drawn or worked by hand."""
 
 import pytest
 import torch
-from torch.nn.functional import normalize
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-
 from run_features import Classes
+from torch.nn.functional import normalize
 from transferring_forms import KernelBias, LinearMap, Shift, Sight, Unchanged, Vote
 from what_transfers import chosen, forms_beside
 
