@@ -16,7 +16,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -52,17 +51,23 @@ class Variant:
     """What is changed in how the mixture is built and trained.
 
     Attributes:
-        hidden_ratio: hidden width of an expert over D.
         keep: LOSS.KEEP.
+        hidden_ratio: hidden width of an expert over D.
         confuse: lambda, LOSS.CONFUSE.
         episodes: whether a batch is told apart among all classes, or among half of them drawn anew each epoch; with
             the bank, or without it, as classes that it does not know are served.
     """
 
-    hidden_ratio: int
     keep: float
-    confuse: float
-    episodes: str
+    hidden_ratio: int = 4
+    confuse: float = 1.0
+    episodes: str = "no"
+
+
+def variants(keeps: list[float]) -> list[Variant]:
+    """With each of these weights, the defaults and one change at a time."""
+    changes = [{}, {"hidden_ratio": 1}, {"confuse": 0.0}, *({"episodes": name} for name in EPISODES[1:])]
+    return [Variant(keep, **change) for keep in keeps for change in changes]
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--views", type=int, default=4, help="of a shot")
     parser.add_argument("--betas", type=float, nargs="+", default=[0.03, 0.1, 0.3, 1.0], help="ascending, 0 aside")
-    parser.add_argument("--ratios", type=int, nargs="+", default=[1, 4], help="hidden width over D")
-    parser.add_argument("--keeps", type=float, nargs="+", default=[300.0, 0.0], help="LOSS.KEEP")
-    parser.add_argument("--lambdas", type=float, nargs="+", default=[1.0, 0.0], help="LOSS.CONFUSE")
-    parser.add_argument("--episodes", nargs="+", choices=EPISODES, default=list(EPISODES))
+    parser.add_argument("--keeps", type=float, nargs="+", default=[300.0, 0.0], help="values of LOSS.KEEP")
     return parser.parse_args(argv)
 
 
@@ -272,7 +274,6 @@ def main(argv: list[str] | None = None) -> int:
     cfg = run_config(args, prompted.input_size)
     gains: dict[Variant, list[Tensor]] = {}
     on_known: dict[tuple, list[tuple]] = {}
-    variants = [Variant(*v) for v in product(args.ratios, args.keeps, args.lambdas, args.episodes)]
     for seed in args.seeds:
         source = dataset_of(cfg, args.shots, seed)
         classes = Classes.of(base, source.classnames, args.dataset)
@@ -282,12 +283,12 @@ def main(argv: list[str] | None = None) -> int:
         unused = features(base, cfg, seed, others)
         plain_encoding = base.encode_classes
         look_up_texts(base, classes)
-        for variant in variants:
+        for variant in variants(args.keeps):
             gains.setdefault(variant, []).append(
                 held_out(base, varied(cfg, variant, has_gate=False), shots, variant, seed, args)
             )
             if variant.episodes == "no":
-                row = (variant.hidden_ratio, variant.keep, variant.confuse)
+                row = (variant.keep, variant.hidden_ratio, variant.confuse)
                 for key, value in known(base, varied(cfg, variant, has_gate=True), shots, unused, seed, args).items():
                     on_known.setdefault((*row, *key), []).append(value)
         base.encode_classes = plain_encoding
@@ -295,8 +296,8 @@ def main(argv: list[str] | None = None) -> int:
     print(held_out_table(gains, args.betas))
     print()
     header = [
-        "hidden / D",
         "KEEP",
+        "hidden / D",
         "lambda",
         "what",
         "beta",
@@ -321,9 +322,9 @@ def held_out_table(gains: dict[Variant, list[Tensor]], betas: list[float]) -> st
         choices = [HeldOutChoice.of(betas, g).strength for g in of_seeds]
         chosen = ", ".join("0" if beta is None else f"{beta:g}" for beta in choices)
         rows.append(
-            [variant.hidden_ratio, f"{variant.keep:g}", f"{variant.confuse:g}", variant.episodes, *cells, chosen]
+            [f"{variant.keep:g}", variant.hidden_ratio, f"{variant.confuse:g}", variant.episodes, *cells, chosen]
         )
-    header = ["hidden / D", "KEEP", "lambda", "episodes", *(f"beta {beta:g}" for beta in betas), "chosen, by seed"]
+    header = ["KEEP", "hidden / D", "lambda", "episodes", *(f"beta {beta:g}" for beta in betas), "chosen, by seed"]
     return tabulate(rows, header, tablefmt="github", disable_numparse=True)
 
 
