@@ -102,7 +102,7 @@ class KernelBias(Form):
 
     width: float  # g
     penalty: float | None  # of v beside it; None for none
-    strengths: Sequence[float] = PENALTIES  # penalties of the kernel's part
+    strengths: Sequence[float] = PENALTIES[::2]  # penalties of the kernel's part
 
     def fit(self, sight: Sight) -> Answer:
         """The bias by :func:`fit_shift`."""

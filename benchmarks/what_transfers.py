@@ -1,8 +1,8 @@
 """Which form of a systematic part transfers to classes that it was not fitted to.
 
 By classes of the run's own base half that were held out (trainers/capt/method/held_out_classes.py, 20 halvings, the
-one-standard-error rule): the shift v against the base model; beside v, against v alone, a linear map, a class bias that
-likeness of texts carries over, and the vote of the difference prompts on the mined pairs. With --runs also who should
+one-standard-error rule): the shift v against the base model; a class bias that likeness of texts carries over, and the
+vote of the difference prompts on the mined pairs, in place of v and beside it; and a linear map beside it. With --runs also who should
 choose the shift's penalty where a base learner was tuned on the same shots: its own features or zero-shot CLIP's. Test
 images choose nothing; what the chosen strength does to them is printed beside.
 
@@ -100,14 +100,23 @@ def tested(form: Form, run: Run) -> list[float]:
     return [100 * hit.float().mean().item() for hit in hits]
 
 
-def forms_beside(penalty: float | None) -> dict[str, Form]:
-    """What is tried beside the shift with this penalty; None where there is none."""
-    found: dict[str, Form] = {"linear map A": LinearMap(penalty)}
-    found |= {f"class bias by likeness of texts, g = {width:g}": KernelBias(width, penalty) for width in WIDTHS}
+def votes(penalty: float | None) -> dict[str, Vote]:
+    """Votes of the pair prompts, beside the shift with this penalty; None where there is none."""
+    found = {}
     for is_described, which in ((True, "pairs of the file"), (False, "all pairs")):
         for is_centred, how in ((False, ""), (True, ", z less its mean")):
             found[f"vote, {which}{how}"] = Vote(penalty, is_described, is_centred)
     return found
+
+
+def biases(penalty: float | None) -> dict[str, KernelBias]:
+    """Biases that likeness of texts carries over, beside the shift with this penalty."""
+    return {f"class bias by likeness of texts, g = {width:g}": KernelBias(width, penalty) for width in WIDTHS}
+
+
+def forms_beside(penalty: float | None) -> dict[str, Form]:
+    """What is tried beside the shift with this penalty; None where there is none."""
+    return {"linear map A": LinearMap(penalty), **biases(penalty), **votes(penalty)}
 
 
 def by_form(run: Run, seed: int) -> dict[tuple[str, str], tuple[HeldOutChoice, list[float]]]:
@@ -124,9 +133,8 @@ def by_form(run: Run, seed: int) -> dict[tuple[str, str], tuple[HeldOutChoice, l
         return choice
 
     penalty = judge("shift v", Shift(), Unchanged(), "base model").strength
-    for width in WIDTHS:
-        name = f"class bias by likeness of texts, g = {width:g}"
-        judge(name, KernelBias(width, None), Unchanged(), "base model")
+    for name, form in {**biases(None), **votes(None)}.items():
+        judge(name, form, Unchanged(), "base model")
     shift = Unchanged() if penalty is None else Shift((penalty,))
     for name, form in forms_beside(penalty).items():
         judge(name, form, shift, "v")
