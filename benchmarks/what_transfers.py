@@ -2,9 +2,9 @@
 
 By classes of the run's own base half that were held out (trainers/capt/method/held_out_classes.py, 20 halvings, the
 one-standard-error rule): the shift v against the base model; a class bias that likeness of texts carries over, and the
-vote of the difference prompts on the mined pairs, in place of v and beside it; and a linear map beside it. With --runs also who should
-choose the shift's penalty where a base learner was tuned on the same shots: its own features or zero-shot CLIP's. Test
-images choose nothing; what the chosen strength does to them is printed beside.
+vote of the difference prompts on the mined pairs, in place of v and beside it; and a linear map beside it. With --runs
+also who should choose the shift's penalty where a base learner was tuned on the same shots: its own features or
+zero-shot CLIP's. Test images choose nothing; what the chosen strength does to them is printed beside.
 
     python benchmarks/what_transfers.py --root DATA --backbone CLIP --dataset Caltech101 --seeds 1 2 3 \\
         --runs CoOp=output/.../CoOp/vit_b16_ep50_ctxv1 MaPLe=output/.../MaPLe/vit_b16_c2_ep5_batch4_2ctx
