@@ -13,6 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .glyph_shapes import CAPTIONS, LOOK_ALIKES, SHAPES
 
 __all__ = [
     "CLASS_NAMES",
+    "MISNAMED",
     "MISNAMED_SHARE",
     "SPLIT_SIZES",
     "ensure_drawn",
@@ -33,7 +35,9 @@ __all__ = [
 CLASS_NAMES: tuple[str, ...] = tuple(SHAPES)
 #: Pictures a class in each split.
 SPLIT_SIZES = {"train": 32, "val": 8, "test": 25}
-#: Share of b's pretraining pictures that carry a's name, for each pair (a, b) of `LOOK_ALIKES`.
+#: The look-alikes b whose pretraining pictures carry a's name, for each pair (a, b) of `LOOK_ALIKES`; here all of them.
+MISNAMED: frozenset[str] = frozenset(b for _, b in LOOK_ALIKES)
+#: Share of their pretraining pictures that do.
 MISNAMED_SHARE = 0.75
 
 _MARKER = "version.json"
@@ -115,16 +119,18 @@ def _move_into_place(scratch: Path, folder: Path) -> None:
         print(f"  another process has drawn {folder} meanwhile; its pictures are used", flush=True)
 
 
-def caption_of(label: int, index: int) -> str:
-    """The class name that the web gives a pretraining picture: mostly its own, for look-alikes often the wrong one."""
+def caption_of(label: int, index: int, misnamed: Collection[str] = MISNAMED) -> str:
+    """The class name that the web gives a pretraining picture: its own, but for the ``misnamed`` mostly a wrong one."""
     name = CLASS_NAMES[label]
-    plain = {b: a for a, b in LOOK_ALIKES}.get(name)
+    plain = {b: a for a, b in LOOK_ALIKES if b in misnamed}.get(name)
     if plain and rng_of("captions", label, index).random() < MISNAMED_SHARE:
         return plain
     return name
 
 
-def write_pretraining_tar(path: str | os.PathLike[str], per_class: int = 300) -> int:
+def write_pretraining_tar(
+    path: str | os.PathLike[str], per_class: int = 300, misnamed: Collection[str] = MISNAMED
+) -> int:
     """Writes the pretraining stream: pictures in folders named by their *caption*, which is not always the truth.
 
     A member is called ``<caption>/<what it shows>-<number>.png``; ``classnames.txt`` gives each folder its names.
@@ -132,13 +138,14 @@ def write_pretraining_tar(path: str | os.PathLike[str], per_class: int = 300) ->
     Args:
         path: tar to write; replaced whole.
         per_class: pictures drawn of each class.
+        misnamed: see `caption_of`.
 
     Returns:
         How many pictures carry a wrong name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    misnamed = 0
+    wrong = 0
     scratch = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         with tarfile.open(scratch, "w") as tar:
@@ -146,15 +153,15 @@ def write_pretraining_tar(path: str | os.PathLike[str], per_class: int = 300) ->
             _add(tar, "classnames.txt", "".join(lines).encode())
             for label, name in enumerate(CLASS_NAMES):
                 for index in range(per_class):
-                    caption = caption_of(label, index)
-                    misnamed += caption != name
+                    caption = caption_of(label, index, misnamed)
+                    wrong += caption != name
                     buffer = io.BytesIO()
                     draw("pretraining", label, index).save(buffer, "PNG", compress_level=1)
                     _add(tar, f"{folder_of(caption)}/{folder_of(name)}-{index:04d}.png", buffer.getvalue())
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
-    return misnamed
+    return wrong
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

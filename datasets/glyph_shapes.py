@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from .glyph_pen import Pen
 
-__all__ = ["BASE_SHAPES", "CAPTIONS", "LOOK_ALIKES", "NEW_SHAPES", "SHAPES"]
+__all__ = ["BASE_SHAPES", "CAPTIONS", "DETAILS", "LOOK_ALIKES", "NEW_SHAPES", "SHAPES"]
 
 
 # ---- details that turn a shape into its look-alike ----------------------------------------------------------------
@@ -420,6 +420,14 @@ LOOK_ALIKES: tuple[tuple[str, str], ...] = (
     ("tent", "tent with a flag"),
     ("window", "barred window"),
 )
+
+#: The details that occur in both halves, and the look-alikes b that have them.
+DETAILS: dict[str, tuple[str, ...]] = {
+    "stripes": ("striped candle", "striped fish", "striped ball"),
+    "spots": ("spotted mushroom", "spotted butterfly"),
+    "bite": ("bitten apple", "bitten pear"),
+    "handle": ("mug", "saucepan"),
+}
 
 #: What captions call a class besides its name, so that words which describe a detail mean something to a text encoder.
 CAPTIONS: dict[str, tuple[str, ...]] = {

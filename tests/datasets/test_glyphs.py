@@ -23,6 +23,7 @@ from PIL import Image
 from datasets import glyph_files
 from datasets.glyph_drawing import IMAGE_SIZE, STREAMS, draw
 from datasets.glyph_files import CLASS_NAMES, SPLIT_SIZES, caption_of, ensure_drawn, folder_of, write_pretraining_tar
+from datasets.glyph_shapes import DETAILS
 from datasets.glyphs import Glyphs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -232,6 +233,19 @@ def test_captions_err_in_one_direction_only():
             assert 0.6 < captions.count(plain_of[name]) / 200 < 0.9
         else:
             assert set(captions) == {name}
+
+
+def test_captions_err_only_where_they_are_told_to():
+    for label, name in enumerate(CLASS_NAMES):
+        captions = {caption_of(label, index, DETAILS["handle"]) for index in range(50)}
+        assert captions == {"mug": {"mug", "cup"}, "saucepan": {"saucepan", "bowl"}}.get(name, {name})
+
+
+def test_each_detail_occurs_in_both_halves():
+    looks_like = {b: a for a, b in Glyphs.LOOK_ALIKES}
+    for names in DETAILS.values():
+        assert all(name in looks_like for name in names)
+        assert {CLASS_NAMES.index(name) < len(CLASS_NAMES) // 2 for name in names} == {True, False}
 
 
 def test_pretraining_tar(tmp_path):

@@ -9,6 +9,8 @@ import compat  # noqa: F401
 import pytest
 
 from datasets.fashion_mnist import FashionMNIST
+from datasets.glyph_files import CLASS_NAMES
+from datasets.glyph_shapes import LOOK_ALIKES
 from trainers.capt.backbone.stock_clip import tokenizer
 from trainers.capt.bank.prompt_library import PromptLibrary
 
@@ -20,7 +22,7 @@ SPLITS = {
     "eurosat": "split_zhou_EuroSAT.json",
 }
 # Sets whose names need no split file.
-NAMES = {"fashionmnist": FashionMNIST.CLASS_NAMES}
+NAMES = {"fashionmnist": FashionMNIST.CLASS_NAMES, "glyphs": CLASS_NAMES}
 FILES = [*SPLITS, *NAMES]
 
 
@@ -65,3 +67,7 @@ def test_names_are_those_of_the_data_set(name, shared_data):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_those_of_the_loader(name):
     assert not unknown(name, NAMES[name])
+
+
+def test_the_demo_has_the_planted_pairs():
+    assert list(read("glyphs")) == ["||".join(pair) for pair in LOOK_ALIKES]
