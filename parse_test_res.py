@@ -107,7 +107,7 @@ def parse_folder(folder: Path, keyword: str, signals: Sequence[str], ci95: bool 
 
     for log in logs:
         print(f"file: {log.path}. {keyword}: {log.value:.2f}%. ")
-    values = [log.value for log in logs]
+    values = [log.value for log in logs if log.value is not None]
     print("===")
     print(f"Summary of directory: {folder}")
     print(f"* {keyword}: {statistics.fmean(values):.2f}% +- {spread(values, ci95):.2f}%")
@@ -169,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("Average performance")
-    mean = statistics.fmean(statistics.fmean(log.value for log in logs) for logs in experiments)
+    mean = statistics.fmean(
+        statistics.fmean(log.value for log in logs if log.value is not None) for logs in experiments
+    )
     print(f"* {args.keyword}: {mean:.2f}%")
     return 0
 

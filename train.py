@@ -31,8 +31,13 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401  registers every data set
 import trainers  # registers every trainer
+from capt_tools.house import find
 
 ROOT = Path(__file__).resolve().parent
+EXAMPLE = r"""examples:
+    %(prog)s --root DATA --seed 1 --trainer CAPT --output-dir output/try \
+        --dataset-config-file configs/datasets/caltech101.yaml \
+        --config-file configs/trainers/CAPT/vit_b16_ep20.yaml DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base"""
 # Where an exception that means "bad input" is raised: here, or in a library that reads the user's files.
 READERS = ("dassl", "yacs", "yaml", "PIL", "clip", "safetensors")
 
@@ -45,7 +50,11 @@ class InputError(ValueError):
 
 def build_parser() -> argparse.ArgumentParser:
     """CoOp's flags. An empty string means "not given"; the seed may be 0, so its default is None."""
-    parser = argparse.ArgumentParser(description="Train or test a prompt learner (CoOp's flags).")
+    parser = argparse.ArgumentParser(
+        description="Train or test a prompt learner (CoOp's flags).",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--root", type=str, default="", help="folder that holds the data set folders")
     parser.add_argument("--output-dir", type=str, default="", help="where log, checkpoints and results.json go")
     parser.add_argument("--resume", type=str, default="", help="folder of a run to go on from")
@@ -85,7 +94,7 @@ def reset_cfg(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.trainer:
         cfg.TRAINER.NAME = args.trainer
     if args.backbone:
-        cfg.MODEL.BACKBONE.NAME = args.backbone
+        cfg.MODEL.BACKBONE.NAME = find(args.backbone)
     if args.head:
         cfg.MODEL.HEAD.NAME = args.head
 
@@ -110,13 +119,14 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     # 4. From the KEY VALUE pairs at the end of the command line
     _merge_opts(cfg, args.opts)
 
+    cfg.TRAINER.CAPT.SEM.PROMPTS = find(cfg.TRAINER.CAPT.SEM.PROMPTS)
     cfg.freeze()
     return cfg
 
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     try:
-        cfg.merge_from_file(path)
+        cfg.merge_from_file(find(path))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
         raise InputError(f"{path}: {_with_near_key(cfg, _one_line(error))}") from error
 
@@ -217,7 +227,7 @@ def _is_bad_input(error: Exception) -> bool:
         return True  # torch's words for a checkpoint of another model
     # A worker's error is raised again by torch, so its place says nothing.
     place = None if "Original Traceback" in str(error) else _raised_in(error)
-    ours = place is None or ROOT in place.parents and ".venv" not in place.parts
+    ours = place is None or ROOT in place.parents and ".venv" not in place.relative_to(ROOT).parts
     library = None if place is None else next((name for name in READERS if name in place.parts), None)
     if isinstance(error, ValueError):
         return ours or library is not None

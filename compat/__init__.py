@@ -39,6 +39,7 @@ def _choose() -> str:
         sys.path.append(str(BUNDLED_PATH))
         importlib.invalidate_caches()
         found = _locate()
+    assert found is not None, f"no Dassl under {BUNDLED_PATH}"
     # This package's, or that of another copy of it: a checkout has compat, an installed plugin capt_compat.
     if found.parent.name == "bundled" and (found.parents[1] / "repairs.py").is_file():
         return "bundled"

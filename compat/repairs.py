@@ -12,8 +12,10 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
 __all__ = ["repair_installed_dassl"]
@@ -33,11 +35,14 @@ def _leave_out_wilds() -> str | None:
     """Dassl imports its WILDS data sets, and they import packages that hardly anybody has installed."""
     if all(importlib.util.find_spec(name) for name in ("wilds", "pandas")) or _WILDS in sys.modules:
         return None
-    folder = Path(importlib.util.find_spec("dassl").origin).parent
+    spec = importlib.util.find_spec("dassl")
+    assert spec is not None
+    assert spec.origin is not None
+    folder = Path(spec.origin).parent
     if not (folder / "data" / "datasets" / "dg" / "wilds").is_dir():
         return None
     placeholder = types.ModuleType(_WILDS)
-    placeholder.__all__ = []
+    placeholder.__dict__["__all__"] = []
     sys.modules[_WILDS] = placeholder
     return "wilds is not installed, so the data sets FMoW, IWildCam and Camelyon17 are left out"
 
@@ -52,7 +57,14 @@ def _drop_verbose() -> str | None:
     else:
         return None
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1, verbose=False):
+    def __init__(
+        self: Any,
+        optimizer: Optimizer,
+        successor: LRScheduler,
+        warmup_epoch: int,
+        last_epoch: int = -1,
+        verbose: bool = False,
+    ) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         LRScheduler.__init__(self, optimizer, last_epoch)
@@ -63,7 +75,7 @@ def _drop_verbose() -> str | None:
 
 def _load_without_pickle() -> str | None:
     """``torch.load`` refuses Dassl's checkpoints since 2.6, for they hold pickled objects."""
-    if torch.torch_version.TorchVersion(torch.__version__) < (2, 6):
+    if torch.torch_version.TorchVersion(torch.__version__) < "2.6":
         return None
     utils = importlib.import_module("dassl.utils")
     if utils.load_checkpoint.__module__.endswith(".bundled_dassl.utils.checkpoints"):  # by this or another copy of it
@@ -97,12 +109,14 @@ def _bundled(name: str) -> types.ModuleType:
         spec = importlib.util.spec_from_file_location(
             package, folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules[package] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[package])
     return importlib.import_module(f"{package}.{name}")
 
 
-def _replace_everywhere(name: str, old: Callable, new: Callable) -> None:
+def _replace_everywhere(name: str, old: Callable[..., Any], new: Callable[..., Any]) -> None:
     """Set ``name`` to ``new`` in every module of Dassl that has imported ``old`` under it."""
     for module_name, module in list(sys.modules.items()):
         if module_name.split(".")[0] == "dassl" and getattr(module, name, None) is old:

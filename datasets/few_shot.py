@@ -13,9 +13,10 @@ from collections import Counter
 from collections.abc import Mapping
 
 from dassl.data.datasets import DatasetBase
+from yacs.config import CfgNode
 
 from . import splits
-from .files import DataNotFoundError
+from .data_folder import DataFolder
 from .shot_cache import match_sample, read_pickle, write_pickle
 from .splits import Items
 
@@ -25,25 +26,19 @@ SPLIT_SEED = 1
 MAX_VAL_SHOTS = 4
 
 
-class FewShotDataset(DatasetBase):
+class FewShotDataset(DataFolder, DatasetBase):
     """A data set in CoOp's layout: ``train_x`` (few-shot if asked), ``val``, ``test``, all or half of the classes.
 
     Reads ``DATASET.ROOT``, ``DATASET.NUM_SHOTS``, ``DATASET.SUBSAMPLE_CLASSES`` and ``SEED``. Shots are drawn with
     Dassl's ``generate_fewshot_dataset`` from the global ``random``, train first, then ``min(NUM_SHOTS, 4)`` of each
     class for val; the draw is kept in ``split_fewshot/``, with all classes, as CoOp keeps it.
 
-    Attributes:
-        dataset_dir: folder under the root; absolute once an instance is made.
-        image_folder: folder of the images inside it, "" for itself.
-        split_file: CoOp's split file inside it, "" where official lists are read every time.
+    Attributes (besides those of :class:`.data_folder.DataFolder`):
         ignored_folders: folders that are no class, for sets read from folders.
         new_cnames: folder -> class name where they differ, for sets read from folders.
         val_is_test: whether the test images serve as validation images too (ImageNet).
     """
 
-    dataset_dir: str = ""
-    image_folder: str = ""
-    split_file: str = ""
     ignored_folders: tuple[str, ...] = ()
     new_cnames: Mapping[str, str] = {}
     val_is_test: bool = False
@@ -55,7 +50,7 @@ class FewShotDataset(DatasetBase):
     read_and_split_data = staticmethod(splits.read_and_split_data)
     subsample_classes = staticmethod(splits.subsample_classes)
 
-    def __init__(self, cfg) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         self.locate(cfg.DATASET.ROOT)
         parts = self.load_splits()
         if cfg.DATASET.NUM_SHOTS >= 1:
@@ -72,47 +67,15 @@ class FewShotDataset(DatasetBase):
             )
         super().__init__(train_x=train, val=val, test=test)
 
-    # Files
-
     def locate(self, root: str) -> None:
         """Set the absolute paths under the data root.
 
         Raises:
             DataNotFoundError: the data set's folder is missing.
         """
-        folder = type(self).dataset_dir
-        root = os.path.abspath(os.path.expanduser(root))
-        self.dataset_dir = os.path.join(root, folder)
-        self.image_dir = self.path(self.image_folder) if self.image_folder else self.dataset_dir
+        super().locate(root)
         self.split_path = self.path(self.split_file) if self.split_file else ""
         self.split_fewshot_dir = self.path("split_fewshot")
-        if not os.path.isdir(self.dataset_dir):
-            hint = f"; --root must be the folder above {folder}/" if os.path.basename(root) == folder else ""
-            raise DataNotFoundError(f"no folder {self.dataset_dir}{hint}; {self.where()}")
-
-    def path(self, *parts: str) -> str:
-        """Join names to the data set's folder."""
-        return os.path.join(self.dataset_dir, *parts)
-
-    def need(self, path: str) -> str:
-        """Return ``path`` if it exists.
-
-        Raises:
-            DataNotFoundError: it does not.
-        """
-        if not os.path.exists(path):
-            raise DataNotFoundError(f"no {path}; {self.where()}")
-        return path
-
-    def read_lines(self, *parts: str) -> list[str]:
-        """Non-empty lines of a text file of the data set, stripped."""
-        with open(self.need(self.path(*parts)), encoding="utf-8") as file:
-            return [line.strip() for line in file if line.strip()]
-
-    @classmethod
-    def where(cls) -> str:
-        """The end of every error about missing files."""
-        return f"docs/DATASETS.md, section {cls.__name__}, says where it comes from"
 
     # Splits
 
@@ -156,7 +119,7 @@ class FewShotDataset(DatasetBase):
             f"comparable with published ones; {self.where()}"
         )
         try:
-            self.save_split(*(parts[part] for part in splits.SPLITS), self.split_path, self.image_dir)
+            self.save_split(parts["train"], parts["val"], parts["test"], self.split_path, self.image_dir)
         except OSError as error:
             print(f"Cannot write {self.split_path} ({error.strerror}); the same split is made again next time")
 
@@ -200,10 +163,10 @@ class FewShotDataset(DatasetBase):
         return sample
 
 
-def _is_distillation(cfg) -> bool:
+def _is_distillation(cfg: CfgNode) -> bool:
     """PromptKD learns from the images of all classes, without labels: val tests the base half, test the new one."""
     trainer = cfg.get("TRAINER", {})
-    return trainer.get("NAME") == "PromptKD" and trainer.MODAL == "base2novel"
+    return bool(trainer.get("NAME") == "PromptKD" and trainer.MODAL == "base2novel")
 
 
 def _count_small_classes(train: Items, num_shots: int) -> None:

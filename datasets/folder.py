@@ -56,8 +56,8 @@ class Folder(FewShotDataset):
         """Folder of each part where the parts have folders of their own, else {}."""
         folders = set(splits.list_folders(self.dataset_dir))
         val = next((name for name in _VAL_FOLDERS if name in folders), None)
-        trees = {"train": "train", "val": val, "test": "test" if "test" in folders else None}
-        trees = {part: name for part, name in trees.items() if name is not None}
+        found = {"train": "train", "val": val, "test": "test" if "test" in folders else None}
+        trees = {part: name for part, name in found.items() if name is not None}
         is_parted = "train" in folders and len(trees) > 1 and bool(splits.list_folders(self.path("train")))
         return trees if is_parted else {}
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from .glyph_drawing import VERSION, draw, rng_of
 from .glyph_shapes import CAPTIONS, LOOK_ALIKES, SHAPES
@@ -52,7 +53,7 @@ def members(split: str, class_name: str) -> list[tuple[str, str, str]]:
     return [(split, folder_of(class_name), f"{index:03d}.png") for index in range(SPLIT_SIZES[split])]
 
 
-def ensure_drawn(folder: str | os.PathLike, sizes: dict[str, int] | None = None) -> Path:
+def ensure_drawn(folder: str | os.PathLike[str], sizes: dict[str, int] | None = None) -> Path:
     """Draws all splits into ``folder`` unless they are there.
 
     Args:
@@ -73,7 +74,7 @@ def ensure_drawn(folder: str | os.PathLike, sizes: dict[str, int] | None = None)
     return folder
 
 
-def _check_marker(folder: Path, expected: dict) -> None:
+def _check_marker(folder: Path, expected: dict[str, Any]) -> None:
     try:
         found = json.loads((folder / _MARKER).read_text())
     except (OSError, ValueError):
@@ -85,7 +86,7 @@ def _check_marker(folder: Path, expected: dict) -> None:
         )
 
 
-def _draw_splits(folder: Path, marker: dict) -> None:
+def _draw_splits(folder: Path, marker: dict[str, Any]) -> None:
     total = len(CLASS_NAMES) * sum(marker["sizes"].values())
     print(f"Drawing Glyphs ({len(CLASS_NAMES)} classes, {total} images) into {folder}", flush=True)
     started = time.perf_counter()
@@ -127,7 +128,9 @@ def caption_of(label: int, index: int, misnamed: Collection[str] = MISNAMED) -> 
     return name
 
 
-def write_pretraining_tar(path: str | os.PathLike, per_class: int = 300, misnamed: Collection[str] = MISNAMED) -> int:
+def write_pretraining_tar(
+    path: str | os.PathLike[str], per_class: int = 300, misnamed: Collection[str] = MISNAMED
+) -> int:
     """Writes the pretraining stream: pictures in folders named by their *caption*, which is not always the truth.
 
     A member is called ``<caption>/<what it shows>-<number>.png``; ``classnames.txt`` gives each folder its names.

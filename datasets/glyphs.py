@@ -43,7 +43,8 @@ class Glyphs(FewShotDataset):
 
     def read_data(self) -> tuple[Items, Items, Items]:
         """List the drawn pictures; labels follow `glyph_files.CLASS_NAMES`."""
-        return tuple(self._list_split(split) for split in SPLITS)
+        train, val, test = (self._list_split(split) for split in SPLITS)
+        return train, val, test
 
     def _list_split(self, split: str) -> Items:
         return [

@@ -4,7 +4,9 @@ import os
 import pickle
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from yacs.config import CfgNode
 
+from .data_folder import DataFolder
 from .few_shot import FewShotDataset
 from .files import DataNotFoundError
 from .shot_cache import read_pickle, write_pickle
@@ -97,22 +99,13 @@ class ImageNet(FewShotDataset):
         return lists
 
 
-class ImageNetVariant(DatasetBase):
+class ImageNetVariant(DataFolder, DatasetBase):
     """A test set with classes of ImageNet: all images are ``train_x`` and ``test``, there is no val.
 
     ``NUM_SHOTS`` and ``SUBSAMPLE_CLASSES`` do not apply. Labels are places in the sorted list of class folders.
     """
 
-    dataset_dir: str = ""
-    image_folder: str = ""
-
-    locate = FewShotDataset.locate
-    path = FewShotDataset.path
-    need = FewShotDataset.need
-    where = classmethod(FewShotDataset.where.__func__)
-    split_file = ""
-
-    def __init__(self, cfg) -> None:
+    def __init__(self, cfg: CfgNode) -> None:
         self.locate(cfg.DATASET.ROOT)
         items = self.list_splits()["test"]
         super().__init__(train_x=items, test=items)
@@ -132,7 +125,7 @@ class ImageNetVariant(DatasetBase):
         return [(folder, _name(classnames, folder, self)) for folder in folders]
 
 
-def _name(classnames: dict[str, str], folder: str, dataset: DatasetBase) -> str:
+def _name(classnames: dict[str, str], folder: str, dataset: DataFolder) -> str:
     if folder not in classnames:
         raise DataNotFoundError(
             f"{os.path.join(dataset.dataset_dir, 'classnames.txt')} has no line for the class folder {folder}; "

@@ -30,7 +30,9 @@ class OxfordFlowers(FewShotDataset):
 
         print("Splitting data into 50% train, 20% val, and 30% test")
         rng = random.Random(SPLIT_SEED)
-        train, val, test = [], [], []
+        train: Items = []
+        val: Items = []
+        test: Items = []
         for items in by_label.values():
             for part, chosen in zip((train, val, test), split_in_three(items, rng=rng), strict=True):
                 part += chosen

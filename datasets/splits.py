@@ -176,7 +176,9 @@ def read_and_split_data(
         ValueError: a class has too few images.
     """
     print(f"Splitting into {p_trn:.0%} train, {p_val:.0%} val, and {1 - p_trn - p_val:.0%} test")
-    train, val, test = [], [], []
+    train: Items = []
+    val: Items = []
+    test: Items = []
     folders = [name for name in list_folders(image_dir) if name not in ignored]
     for label, folder in enumerate(folders):
         classname = (new_cnames or {}).get(folder, folder)

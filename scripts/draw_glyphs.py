@@ -1,41 +1,14 @@
-"""Writes the pretraining stream of the demo data set as an image tar (input of pretrain_clip.py).
+"""Writes the pretraining stream of the demo data set as an image tar.
 
-    python scripts/draw_glyphs.py glyphs_pretraining.tar
-
-The stream is drawn by the project (datasets/glyph_drawing.py), shares no picture with Glyphs' train, val and test
-splits, and has captions as the web writes them: of each look-alike pair (a, b) 75 % of b's pictures carry a's name.
+python scripts/draw_glyphs.py glyphs.tar
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
-import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import compat  # noqa: F401
-
-from datasets.glyph_files import CLASS_NAMES, write_pretraining_tar
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Runs the tool; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("tar", help="file to write")
-    parser.add_argument("--per-class", type=int, default=300, help="pictures of each class")
-    args = parser.parse_args(argv)
-    started = time.perf_counter()
-    misnamed = write_pretraining_tar(args.tar, args.per_class)
-    print(
-        f"{args.tar}: {len(CLASS_NAMES) * args.per_class} pictures of {len(CLASS_NAMES)} classes, "
-        f"{misnamed} under a look-alike's name, {time.perf_counter() - started:.1f} s"
-    )
-    return 0
-
+from capt_tools.draw_glyphs import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -302,6 +302,26 @@ def test_cached_features_are_those_of_the_image(files, finished):
     assert cached.label.tolist() == [item.label for item in trainer.dm.dataset.train_x]
 
 
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        (("TRAINER.CAPT.CACHE.MAX_GB", -1.0), "Feature cache off: 0.0 GB for 2 views, CACHE.MAX_GB is -1.0; "),
+        (
+            ("DATALOADER.TRAIN_X.SAMPLER", "RandomDomainSampler", "DATALOADER.TRAIN_X.N_DOMAIN", 1),
+            "CACHE.VIEWS is not used: it does not know the sampler RandomDomainSampler",
+        ),
+    ],
+)
+def test_without_a_cache_images_are_encoded_and_the_log_says_so(files, tmp_path, capsys, keys, line):
+    trainer = build(files, tmp_path, "OPTIM.MAX_EPOCH", 1, *keys)
+    loader = trainer.train_loader_x
+    trainer.train()
+    assert trainer.cache is None
+    assert trainer.train_loader_x is loader  # Dassl's own, which yields pixels
+    assert line in capsys.readouterr().out
+    assert {"shift", "gain"} <= trainer.choices.keys()  # chosen all the same
+
+
 # What training may touch
 
 

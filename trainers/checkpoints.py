@@ -9,10 +9,23 @@ from torch import Tensor, nn
 
 from .capt.run.files import read_checkpoint
 
-__all__ = ["checkpoint_path", "load_weights"]
+__all__ = ["checkpoint_path", "load_weights", "need_directory"]
 
 # Embeddings of the class names a run was trained on; the run at hand has its own.
 CLASS_TOKENS = ("token_prefix", "token_suffix")
+
+
+def need_directory(directory: str, name: str, method: str) -> None:
+    """Refuse to load the model ``name`` from no folder at all.
+
+    Raises:
+        FileNotFoundError: ``directory`` is empty.
+    """
+    if not directory:
+        raise FileNotFoundError(
+            f'Model not found at "{name}/": no folder is given; '
+            f"name the output folder of a {method} run with --model-dir"
+        )
 
 
 def checkpoint_path(directory: str, name: str, epoch: int | None) -> str:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .clip_trainer import clip_logits
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
+from .prompted_classifier import clip_logits
 
 __all__ = ["Bottleneck", "CLIPAdapter", "extend_cfg"]
 
@@ -57,5 +57,5 @@ class CLIPAdapter(FeatureAdapterTrainer):
             raise ValueError(f"TRAINER.CLIPADAPTER.RATIO must be from 0 to 1, got {cfg.TRAINER.CLIPADAPTER.RATIO}")
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> Bottleneck:
-        """A bottleneck at random."""
+        """A bottleneck at random, beside text features ``(C, D)``."""
         return Bottleneck(classnames, text_features, logit_scale, self.cfg.TRAINER.CLIPADAPTER.RATIO)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dassl.engine import TRAINER_REGISTRY
 from dassl.metrics import compute_accuracy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.bases.context import POSITIONS, class_tokens, place_context
+from .capt.bases.context import POSITIONS, class_tokens
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
+from .clip_trainer import ClipTrainer
+from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
 
 __all__ = ["CoOp", "extend_cfg"]
 
@@ -26,11 +27,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.COOP.CLASS_TOKEN_POSITION = "end"  # of the class name: end, middle or front
 
 
-class PromptLearner(nn.Module):
+class PromptLearner(ContextLearner):
     """The context V_1 ... V_n and the fixed tokens around it (Eq. 2 and 3 of the paper)."""
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
-        super().__init__()
         node = cfg.TRAINER.COOP
         words = node.CTX_INIT.replace("_", " ")
         n_ctx = len(words.split(" ")) if words else node.N_CTX
@@ -40,18 +40,7 @@ class PromptLearner(nn.Module):
         context, words = initial_context(clip, words, n_ctx, (len(class_names),) if per_class else ())
         print(f'Initial context: "{words}"')
         print(f"Number of context words (tokens): {n_ctx}")
-        self.ctx = nn.Parameter(context)  # (n, Dt) or (C, n, Dt)
-
-        tokens = class_tokens(clip, class_names, words, n_ctx, node.CLASS_TOKEN_POSITION)
-        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
-        self.register_buffer("token_suffix", tokens.suffix)
-        self.register_buffer("order", tokens.order, persistent=False)
-        self.register_buffer("eot", tokens.eot, persistent=False)
-        self.length = tokens.length
-
-    def forward(self) -> Tensor:
-        """Prompt embeddings ``(C, L, Dt)``."""
-        return place_context(self.ctx, self.token_prefix, self.token_suffix, self.order, self.length)
+        super().__init__(context, class_tokens(clip, class_names, words, n_ctx, node.CLASS_TOKEN_POSITION))
 
 
 class CustomCLIP(PromptedClassifier):
@@ -60,9 +49,7 @@ class CustomCLIP(PromptedClassifier):
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
         super().__init__()
         self.prompt_learner = PromptLearner(cfg, class_names, clip)
-        self.image_encoder = clip.clip.visual
-        self.text_encoder = TextEncoder(clip)
-        self.logit_scale = clip.clip.logit_scale
+        self.take_towers(clip)
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
@@ -78,7 +65,9 @@ class CoOp(RunRecordMixin, ClipTrainer):
     """Context Optimization."""
 
     node = "COOP"
+    model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
+    saved_module = "prompt_learner"
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse unknown precisions and positions."""
@@ -88,15 +77,7 @@ class CoOp(RunRecordMixin, ClipTrainer):
             allowed = ", ".join(POSITIONS)
             raise ValueError(f"TRAINER.COOP.CLASS_TOKEN_POSITION must be one of {allowed}, got {position!r}")
 
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with a learned context."""
-        return CustomCLIP(self.cfg, class_names, clip)
-
-    def saved_part(self, model: CustomCLIP) -> PromptLearner:
-        """Only the prompts: the checkpoint is small."""
-        return model.prompt_learner
-
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, with the batch's accuracy beside it."""
+        """Cross-entropy of images ``(B, 3, H, W)`` with labels ``(B,)``; the batch's accuracy beside it."""
         logits = self.model(images)
         return F.cross_entropy(logits, labels), {"acc": compute_accuracy(logits.detach(), labels)[0]}

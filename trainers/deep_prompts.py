@@ -6,21 +6,44 @@ the first block, ``...resblocks.3.VPT_shallow`` in front of the fourth), so chec
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, TypeGuard
+
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .capt.backbone.prompted_clip import PromptedCLIP
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .prompted_classifier import PromptedClassifier
 
-__all__ = ["add_text_prompts", "add_visual_prompts", "block_prompts", "need_vit", "prompt_depth"]
+if TYPE_CHECKING:
+    from clip.model import Transformer, VisionTransformer
+
+__all__ = [
+    "BlockPromptedClassifier",
+    "add_text_prompts",
+    "add_visual_prompts",
+    "block_prompts",
+    "need_vit",
+    "prompt_depth",
+]
 
 DEFAULT_DEPTH = 9
 
 
-def need_vit(clip: PromptedCLIP, method: str) -> None:
-    """Refuse a ResNet: it has no tokens that prompts could stand between."""
-    if not clip.is_vit:
+def _is_vit(visual: object) -> TypeGuard[VisionTransformer]:
+    return hasattr(visual, "transformer")
+
+
+def need_vit(clip: PromptedCLIP, method: str) -> VisionTransformer:
+    """The image tower.
+
+    Raises:
+        ValueError: it is a ResNet, which has no tokens that prompts could stand between.
+    """
+    visual = clip.clip.visual
+    if not _is_vit(visual):
         raise ValueError(f"{method} needs a ViT backbone; set MODEL.BACKBONE.NAME to ViT-B/16, ViT-L/14 or another ViT")
+    return visual
 
 
 def prompt_depth(cfg: CfgNode, node: str, key: str, num_blocks: int, least: int = 1) -> int:
@@ -38,7 +61,7 @@ def prompt_depth(cfg: CfgNode, node: str, key: str, num_blocks: int, least: int 
     return depth
 
 
-def add_visual_prompts(visual: nn.Module, num_tokens: int, depth: int) -> None:
+def add_visual_prompts(visual: VisionTransformer, num_tokens: int, depth: int) -> None:
     """Give the image tower ``num_tokens`` prompts in front of each of its first ``depth`` blocks."""
     if depth == 0:
         return
@@ -46,12 +69,12 @@ def add_visual_prompts(visual: nn.Module, num_tokens: int, depth: int) -> None:
     _add_block_prompts(visual.transformer, num_tokens, depth)
 
 
-def add_text_prompts(transformer: nn.Module, num_tokens: int, depth: int) -> None:
+def add_text_prompts(transformer: Transformer, num_tokens: int, depth: int) -> None:
     """Give the text tower ``num_tokens`` prompts in front of blocks 1 to ``depth`` - 1; block 0 takes the context."""
     _add_block_prompts(transformer, num_tokens, depth)
 
 
-def _add_block_prompts(transformer: nn.Module, num_tokens: int, depth: int) -> None:
+def _add_block_prompts(transformer: Transformer, num_tokens: int, depth: int) -> None:
     for block in list(transformer.resblocks)[1:depth]:
         block.VPT_shallow = _prompt(num_tokens, transformer.width)
 
@@ -60,7 +83,19 @@ def _prompt(num_tokens: int, width: int) -> nn.Parameter:
     return nn.Parameter(nn.init.normal_(torch.empty(num_tokens, width), std=0.02))
 
 
-def block_prompts(transformer: nn.Module) -> Tensor | None:
+def block_prompts(transformer: Transformer) -> Tensor | None:
     """The prompts ``(J, n, width)`` of blocks 1 to J; None if there are none."""
-    prompts = [block.VPT_shallow for block in transformer.resblocks if hasattr(block, "VPT_shallow")]
+    prompts: list[Tensor] = [block.VPT_shallow for block in transformer.resblocks if hasattr(block, "VPT_shallow")]
     return torch.stack(prompts) if prompts else None
+
+
+class BlockPromptedClassifier(PromptedClassifier):
+    """A classifier whose image tower carries its prompts on its blocks; it may have none."""
+
+    image_encoder: VisionTransformer
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Features ``(B, D)``, not normalised."""
+        visual = self.image_encoder
+        prompts = getattr(visual, "VPT", None)
+        return encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature

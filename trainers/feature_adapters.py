@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from dassl.engine import TrainerX
@@ -27,8 +28,8 @@ from .capt.bases.templates import CUSTOM_TEMPLATES
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .capt.run.files import read_checkpoint
 from .capt.run.record import RunRecordMixin
-from .checkpoints import checkpoint_path
-from .clip_trainer import clip_logits
+from .checkpoints import checkpoint_path, need_directory
+from .prompted_classifier import clip_logits
 
 __all__ = ["FeatureAdapter", "FeatureAdapterTrainer", "adapter_node", "encode_prompts", "features_only"]
 
@@ -68,6 +69,11 @@ class FeatureAdapter(nn.Module):
         logit_scale: CLIP's, a logarithm.
     """
 
+    trained_classes: Tensor  # (N,) uint8, the names as JSON
+    logit_scale: Tensor
+    text_features: Tensor  # (C, D)
+    rows: Tensor  # (C,) place among the trained classes, or -1
+
     def __init__(self, classnames: Sequence[str], text_features: Tensor, logit_scale: Tensor):
         super().__init__()
         names = json.dumps(list(classnames)).encode()
@@ -83,11 +89,15 @@ class FeatureAdapter(nn.Module):
         """Classify into these classes from now on; ``text_features`` is ``(C, D)``."""
         place = {name: i for i, name in enumerate(self.trained_classnames())}
         rows = torch.tensor([place.get(name, -1) for name in classnames], device=text_features.device)
-        self.register_buffer("text_features", text_features.detach().float(), persistent=False)  # (C, D)
-        self.register_buffer("rows", rows, persistent=False)  # (C,) place among the trained classes, or -1
+        self.register_buffer("text_features", text_features.detach().float(), persistent=False)
+        self.register_buffer("rows", rows, persistent=False)
 
     def restore(self, state: dict[str, Tensor], path: str) -> None:
         """Take over the weights of a checkpoint, with as many classes and shots as it has.
+
+        Args:
+            state: tensors ``(N, ...)``, with a number N of rows of their own.
+            path: where they are from, for the message.
 
         Raises:
             ValueError: ``path``'s weights are another method's, or made for another backbone.
@@ -117,6 +127,8 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
     """
 
     node: str
+    adapter: FeatureAdapter
+    train_loader_x: CachedLoader  # from before_train on
     checkpoint_name = "feature_adapter"
     new_classes = "keep the text features, as in zero-shot CLIP"
 
@@ -131,7 +143,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
             raise ValueError(f"DATALOADER.TRAIN_X.SAMPLER must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> FeatureAdapter:
-        """The method's adapter, before training."""
+        """The method's adapter, before training, of text features ``(C, D)`` and CLIP's scalar logit scale."""
         raise NotImplementedError
 
     def build_model(self) -> None:
@@ -189,8 +201,8 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
         super().before_epoch()
         self.train_loader_x.epoch = self.epoch
 
-    def forward_backward(self, batch: dict) -> dict[str, Tensor]:
-        """One step on the cross-entropy; the rate changes on an epoch's last batch."""
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """One step on the cross-entropy; the rate changes on an epoch's last batch. Returns scalars to print."""
         views = batch["features"].to(self.device)
         logits = self.adapter(views.z)
         loss = F.cross_entropy(logits, views.label)
@@ -211,11 +223,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
             FileNotFoundError: no such checkpoint.
             ValueError: the checkpoint does not fit this run.
         """
-        if not directory:
-            raise FileNotFoundError(
-                f'Model not found at "{self.checkpoint_name}/": no folder is given; '
-                f"name the output folder of a {type(self).__name__} run with --model-dir"
-            )
+        need_directory(directory, self.checkpoint_name, type(self).__name__)
         path = checkpoint_path(directory, self.checkpoint_name, epoch)
         checkpoint = read_checkpoint(path)
         self.adapter.restore(checkpoint["state_dict"], path)

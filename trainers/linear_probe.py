@@ -8,8 +8,8 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .clip_trainer import clip_logits
 from .feature_adapters import FeatureAdapter, FeatureAdapterTrainer, adapter_node
+from .prompted_classifier import clip_logits
 
 __all__ = ["LinearHead", "LinearProbe", "extend_cfg"]
 
@@ -41,5 +41,5 @@ class LinearProbe(FeatureAdapterTrainer):
     checkpoint_name = "linear_probe"
 
     def build_adapter(self, classnames: list[str], text_features: Tensor, logit_scale: Tensor) -> LinearHead:
-        """Zero-shot CLIP's weights to start from."""
+        """Zero-shot CLIP's weights ``(C, D)`` to start from."""
         return LinearHead(classnames, text_features, logit_scale)

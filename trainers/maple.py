@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
-from .capt.bases.context import class_tokens, place_context
+from .capt.bases.context import class_tokens
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder, initial_context
+from .clip_trainer import ClipTrainer
 from .deep_prompts import need_vit, prompt_depth
+from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
 
 __all__ = ["MaPLe", "extend_cfg"]
 
@@ -27,35 +28,29 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.MAPLE.PROMPT_DEPTH = 9  # blocks with prompts, in both towers; 1 is shallow
 
 
-class MultiModalPromptLearner(nn.Module):
+class MultiModalPromptLearner(ContextLearner):
     """Language prompts of blocks 0 to J-1, and the coupling functions F that make visual prompts of them."""
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
-        super().__init__()
-        node, towers = cfg.TRAINER.MAPLE, (clip.clip.transformer, clip.clip.visual.transformer)
+        node, visual = cfg.TRAINER.MAPLE, need_vit(clip, "MaPLe")
+        towers = (clip.clip.transformer, visual.transformer)
         depth = prompt_depth(cfg, "MAPLE", "PROMPT_DEPTH", min(len(tower.resblocks) for tower in towers))
         n_ctx = node.N_CTX
         context, words = initial_context(clip, node.CTX_INIT if n_ctx <= 4 else "", n_ctx)
         print("MaPLe design: Multi-modal Prompt Learning")
         print(f'Initial context: "{words}"')
         print(f"Number of MaPLe context words (tokens): {n_ctx}")
-        self.proj = nn.Linear(clip.text_width, clip.width)  # F_0
-        self.ctx = nn.Parameter(context)  # (n, Dt)
+        super().__init__(context, class_tokens(clip, class_names, words, n_ctx))
+        width = visual.conv1.out_channels  # Dv
+        self.proj = nn.Linear(clip.text_width, width)  # F_0
         deeper = [torch.empty(n_ctx, clip.text_width) for _ in range(depth - 1)]
         self.compound_prompts_text = nn.ParameterList([nn.init.normal_(p, std=0.02) for p in deeper])
-        coupling = nn.Linear(clip.text_width, clip.width)  # F_1 ... start alike
+        coupling = nn.Linear(clip.text_width, width)  # F_1 ... start alike
         self.compound_prompt_projections = nn.ModuleList([copy.deepcopy(coupling) for _ in deeper])
-
-        tokens = class_tokens(clip, class_names, words, n_ctx)
-        self.register_buffer("token_prefix", tokens.prefix)  # saved as in the family, never loaded
-        self.register_buffer("token_suffix", tokens.suffix)
-        self.register_buffer("eot", tokens.eot, persistent=False)
-        self.length = tokens.length
 
     def language_prompts(self) -> tuple[Tensor, Tensor | None]:
         """Embeddings ``(C, L, Dt)`` and the prompts ``(J-1, n, Dt)`` of the deeper blocks, None if shallow."""
-        embeddings = place_context(self.ctx, self.token_prefix, self.token_suffix, length=self.length)
-        return embeddings, _stack(list(self.compound_prompts_text))
+        return self(), _stack(list(self.compound_prompts_text))
 
     def visual_prompts(self) -> tuple[Tensor, Tensor | None]:
         """Prompts ``(n, Dv)`` and ``(J-1, n, Dv)``, made of the language prompts."""
@@ -73,9 +68,7 @@ class CustomCLIP(PromptedClassifier):
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
         super().__init__()
         self.prompt_learner = MultiModalPromptLearner(cfg, class_names, clip)
-        self.image_encoder = clip.clip.visual
-        self.text_encoder = TextEncoder(clip)
-        self.logit_scale = clip.clip.logit_scale
+        self.take_towers(clip)
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
@@ -93,9 +86,5 @@ class MaPLe(RunRecordMixin, ClipTrainer):
     """Multi-modal Prompt Learning; the checkpoint holds the whole model, as the original's does."""
 
     node = "MAPLE"
+    model_class = CustomCLIP
     checkpoint_name = "MultiModalPromptLearner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with coupled prompts."""
-        need_vit(clip, "MaPLe")
-        return CustomCLIP(self.cfg, class_names, clip)

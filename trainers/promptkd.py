@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip
+from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.bases.distilled import Projection
 from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier
-from .deep_prompts import add_visual_prompts, block_prompts, need_vit, prompt_depth
+from .clip_trainer import ClipTrainer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -44,7 +44,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.PROMPTKD.TEACHER_DIR = ""  # its PromptSRC run folder, or checkpoint; "": teacher_model/<DATASET.NAME>
 
 
-class Student(PromptedClassifier):
+class Student(BlockPromptedClassifier):
     """The student's image side; its texts are the teacher's, and not in its checkpoint.
 
     Args:
@@ -53,9 +53,11 @@ class Student(PromptedClassifier):
         texts: ``(C, D')`` the teacher's normalised class features.
     """
 
+    texts: Tensor
+
     def __init__(self, cfg: CfgNode, clip: PromptedCLIP, texts: Tensor):
         super().__init__()
-        visual, node = clip.clip.visual, cfg.TRAINER.PROMPTKD
+        visual, node = need_vit(clip, "PromptKD"), cfg.TRAINER.PROMPTKD
         depth = prompt_depth(cfg, "PROMPTKD", "PROMPT_DEPTH_VISION", len(visual.transformer.resblocks), least=0)
         add_visual_prompts(visual, node.N_CTX_VISION, depth)
         self.image_encoder = visual
@@ -69,11 +71,7 @@ class Student(PromptedClassifier):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D')`` in the teacher's space, not normalised."""
-        visual = self.image_encoder
-        prompts = getattr(visual, "VPT", None)
-        return self.VPT_image_trans(
-            encode_image_with(visual, images, prompts, block_prompts(visual.transformer)).feature
-        )
+        return self.VPT_image_trans(super().encode_images(images))
 
 
 @TRAINER_REGISTRY.register()
@@ -86,6 +84,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTKD"
     checkpoint_name = "VLPromptLearner"
+    model: Student
     transductive = True  # unlabelled training images of the new classes are trained on
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -133,7 +132,12 @@ class PromptKD(RunRecordMixin, ClipTrainer):
         return class_logits(features, self.teacher.text_features, self.teacher.logit_scale)
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Kullback-Leibler divergence from the teacher, a mean over images and classes; labels are not used."""
+        """Kullback-Leibler divergence from the teacher, a mean over images and classes; labels are not used.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            labels: ``(B,)``.
+        """
         node = self.cfg.TRAINER.PROMPTKD
         t = node.TEMPERATURE
         log_p = (self.model(images) / t).log_softmax(dim=-1)
@@ -163,7 +167,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     @contextmanager
     def _testing(self, split: str) -> Iterator[None]:
-        names: dict[int, Any] = self.evaluator._lab2cname
+        names = self.evaluator._lab2cname
         if self.cfg.TRAINER.MODAL == "base2novel":
             half = -(-len(self.dm.dataset.classnames) // 2)
             is_base = split == "val" and self.val_loader is not None

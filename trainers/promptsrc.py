@@ -18,23 +18,19 @@ from yacs.config import CfgNode
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer, clip_logits
+from .clip_trainer import ClipTrainer
 from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
+from .independentVL import prompts_node
+from .prompted_classifier import clip_logits
 
 __all__ = ["PromptSRC", "extend_cfg", "gaussian_weights"]
 
 
 def extend_cfg(cfg: CfgNode) -> None:
     """Add TRAINER.PROMPTSRC."""
-    cfg.TRAINER.PROMPTSRC = CfgNode()
-    cfg.TRAINER.PROMPTSRC.N_CTX_VISION = 4  # prompt tokens a block of the image tower
-    cfg.TRAINER.PROMPTSRC.N_CTX_TEXT = 4  # prompt tokens a block of the text tower
-    cfg.TRAINER.PROMPTSRC.CTX_INIT = "a photo of a"  # words whose first N_CTX_TEXT tokens the context starts from
-    cfg.TRAINER.PROMPTSRC.PREC = "fp16"  # fp16, fp32, bf16 or amp
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION = 9  # blocks with prompts; 0 for none, 1 for shallow ones
-    cfg.TRAINER.PROMPTSRC.PROMPT_DEPTH_TEXT = 9  # blocks with prompts; at least 1
+    cfg.TRAINER.PROMPTSRC = prompts_node(num_tokens=4)
     cfg.TRAINER.PROMPTSRC.TEXT_LOSS_WEIGHT = 25
     cfg.TRAINER.PROMPTSRC.IMAGE_LOSS_WEIGHT = 10
     cfg.TRAINER.PROMPTSRC.GPA_MEAN = 15  # epoch of the highest weight in the average
@@ -44,11 +40,13 @@ def extend_cfg(cfg: CfgNode) -> None:
 class CustomCLIP(IndependentCLIP):
     """IVLP's model, and the frozen image tower beside it."""
 
+    node = "PROMPTSRC"
+
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
-        visual = clip.clip.visual
+        visual = need_vit(clip, "PromptSRC")
         # The frozen tower has a name of its own in checkpoints, but shares every weight with the prompted one.
         frozen = copy.deepcopy(visual, memo={id(p): p for p in visual.parameters()})
-        super().__init__(cfg, "PROMPTSRC", class_names, clip)
+        super().__init__(cfg, class_names, clip)
         self.prompt_learner.ZS_image_encoder = frozen
 
     @torch.no_grad()
@@ -68,12 +66,9 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     """Self-regulating prompts; the checkpoint holds the whole model, as the original's does."""
 
     node = "PROMPTSRC"
+    model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with independent prompts in both towers."""
-        need_vit(clip, "PromptSRC")
-        return CustomCLIP(self.cfg, class_names, clip)
+    model: CustomCLIP
 
     def build_model(self) -> None:
         """Build the model and an empty average."""
@@ -100,7 +95,13 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         return mean
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, and agreement with the frozen CLIP in text features, image features and logits."""
+        """Cross-entropy, and agreement with the frozen CLIP in text features, image features and logits.
+
+        Args:
+            images: ``(B, 3, H, W)``.
+            labels: ``(B,)``.
+        """
+        assert self.teacher_texts is not None, "forward_backward encodes them"
         node, model = self.cfg.TRAINER.PROMPTSRC, self.model
         image, text = model.encode_images(images).float(), model.encode_texts().float()
         teacher_image, teacher_text = model.encode_images_frozen(images).float(), self.teacher_texts
@@ -115,7 +116,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         return F.cross_entropy(logits, labels) + agreement, {}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """One step; the prompts join the average at the end of each epoch."""
+        """One step; the prompts join the average at the end of each epoch. Returns the figures to print, scalars."""
         if self.teacher_texts is None:
             self.teacher_texts = self.encode_teacher_texts()
         summary = super().forward_backward(batch)

@@ -59,6 +59,8 @@ class ShotCache(FeatureAdapter):
         is_trained: whether the keys are parameters to optimise.
     """
 
+    labels: Tensor
+
     def __init__(
         self,
         classnames: Sequence[str],
@@ -89,6 +91,7 @@ class ShotCache(FeatureAdapter):
 
 
 class _TipTrainer(FeatureAdapterTrainer):
+    adapter: ShotCache
     checkpoint_name = "shot_cache"
     new_classes = "have no shots in the cache and get zero-shot CLIP's logits"
     is_trained: bool

@@ -6,11 +6,11 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor
 from yacs.config import CfgNode
 
-from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
+from .capt.backbone.prompted_clip import PromptedCLIP
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer, PromptedClassifier, TextEncoder
-from .deep_prompts import add_visual_prompts, block_prompts, need_vit, prompt_depth
+from .clip_trainer import ClipTrainer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["VPT", "extend_cfg"]
 
@@ -26,12 +26,14 @@ def extend_cfg(cfg: CfgNode) -> None:
     cfg.TRAINER.VPT.PROMPT_DEPTH_VISION = 1  # blocks with prompts; 1 is shallow
 
 
-class CustomCLIP(PromptedClassifier):
+class CustomCLIP(BlockPromptedClassifier):
     """CLIP with prompts in the image tower and fixed texts."""
+
+    text_features: Tensor
 
     def __init__(self, cfg: CfgNode, class_names: list[str], clip: PromptedCLIP):
         super().__init__()
-        visual = clip.clip.visual
+        visual = need_vit(clip, "VPT")
         depth = prompt_depth(cfg, "VPT", "PROMPT_DEPTH_VISION", len(visual.transformer.resblocks))
         print("Vision Prompting Design")
         print(f'Texts: "{TEMPLATE}"')
@@ -39,18 +41,11 @@ class CustomCLIP(PromptedClassifier):
         text_features = clip.text_features([TEMPLATE.format(plain_name(name)) for name in class_names])
         self.register_buffer("text_features", text_features, persistent=False)  # (C, D)
         add_visual_prompts(visual, cfg.TRAINER.VPT.N_CTX_VISION, depth)
-        self.image_encoder = visual
-        self.text_encoder = TextEncoder(clip)  # not used; part of the family's checkpoint
-        self.logit_scale = clip.clip.logit_scale
+        self.take_towers(clip)  # the text tower is not used, but part of the family's checkpoint
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the fixed texts."""
         return self.text_features
-
-    def encode_images(self, images: Tensor) -> Tensor:
-        """Features ``(B, D)``, not normalised."""
-        visual = self.image_encoder
-        return encode_image_with(visual, images, visual.VPT, block_prompts(visual.transformer)).feature
 
 
 @TRAINER_REGISTRY.register()
@@ -58,9 +53,5 @@ class VPT(RunRecordMixin, ClipTrainer):
     """Visual prompt tuning; the checkpoint holds the whole model, as the original's does."""
 
     node = "VPT"
+    model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
-
-    def build_custom_clip(self, clip: PromptedCLIP, class_names: list[str]) -> CustomCLIP:
-        """CLIP with visual prompts."""
-        need_vit(clip, "VPT")
-        return CustomCLIP(self.cfg, class_names, clip)

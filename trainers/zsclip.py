@@ -11,7 +11,7 @@ from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import clip_logits
+from .prompted_classifier import clip_logits
 
 __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 
@@ -36,7 +36,7 @@ class ZeroshotCLIP(RunRecordMixin, TrainerX):
     def encode_templates(self, clip: PromptedCLIP, templates: list[str]) -> Tensor:
         """Mean ``(C, D)`` of the normalised features over the templates; not normalised."""
         names = [plain_name(name) for name in self.dm.dataset.classnames]
-        mean = 0
+        mean = torch.zeros(len(names), clip.embed_dim, device=self.device)
         for template in templates:
             prompts = [template.format(name) for name in names]
             mean = mean + clip.text_features(prompts) / len(templates)
@@ -50,7 +50,7 @@ class ZeroshotCLIP(RunRecordMixin, TrainerX):
         """Logits ``(B, C)``."""
         return clip_logits(self.clip.clip.logit_scale, self.clip.encode_image(images).feature, self.text_features)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # as in Dassl's SimpleTrainer
         """Refuse: there is nothing to train."""
         raise ValueError(f"{type(self).__name__} trains nothing; add --eval-only")
 

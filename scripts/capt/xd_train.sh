@@ -3,4 +3,4 @@
 #   bash scripts/capt/xd_train.sh [DATASET] SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-xd_train CAPT "$@"
+plan xd_train CAPT "$@"

@@ -3,4 +3,4 @@
 #   bash scripts/coop/base2new_train.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-base2new_train CoOp "$@"
+plan base2new_train CoOp "$@"

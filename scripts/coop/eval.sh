@@ -3,4 +3,4 @@
 #   bash scripts/coop/eval.sh DATASET CFG
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-coop_eval "$@"
+plan coop_eval CoOp "$@"

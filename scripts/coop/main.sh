@@ -3,4 +3,4 @@
 #   bash scripts/coop/main.sh DATASET CFG CTP NCTX SHOTS CSC
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-coop_main "$@"
+plan coop_main CoOp "$@"

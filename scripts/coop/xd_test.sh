@@ -3,4 +3,4 @@
 #   bash scripts/coop/xd_test.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-xd_test CoOp "$@"
+plan xd_test CoOp "$@"

@@ -3,4 +3,4 @@
 #   bash scripts/maple/xd_test.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-xd_test MaPLe "$@"
+plan xd_test MaPLe "$@"

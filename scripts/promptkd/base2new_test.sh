@@ -3,7 +3,4 @@
 #   TEACHER_DIR=RUN bash scripts/promptkd/base2new_test.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh; SHOTS is 0, which is all images.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-SHOTS=0
-[[ ${SUB:-new} == base ]] && split=val || split=test
-OPTS="TEST.SPLIT $split $(kd_opts "${1:-}")"
-base2new_test PromptKD "$@"
+plan base2new_test PromptKD "$@"

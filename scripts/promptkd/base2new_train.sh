@@ -3,6 +3,4 @@
 #   TEACHER_DIR=RUN bash scripts/promptkd/base2new_train.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh; SHOTS is 0, which is all images.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-SHOTS=0
-OPTS="TEST.SPLIT val $(kd_opts "${1:-}")"
-base2new_train PromptKD "$@"
+plan base2new_train PromptKD "$@"

@@ -3,7 +3,4 @@
 #   TEACHER_DIR=RUN bash scripts/promptkd/xd_train.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh; SHOTS is 0, which is all images.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-usage 2 "DATASET SEED" "$@"
-SHOTS=0
-OPTS="TRAINER.MODAL cross $(OPTS=${OPTS:-} kd_opts other)"
-xd_train PromptKD "$@"
+plan xd_train PromptKD "$@"

@@ -3,4 +3,4 @@
 #   bash scripts/promptsrc/few_shot.sh DATASET SHOTS
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-few_shot PromptSRC "$@"
+plan few_shot PromptSRC "$@"

@@ -4,4 +4,4 @@
 #   bash scripts/tipadapter/base2new_test.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-base2new_test TipAdapter "$@"
+plan base2new_test TipAdapter "$@"

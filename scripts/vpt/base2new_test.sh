@@ -3,4 +3,4 @@
 #   bash scripts/vpt/base2new_test.sh DATASET SEED
 # Variables that change it are listed in scripts/_run.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/../_run.sh"
-base2new_test VPT "$@"
+plan base2new_test VPT "$@"

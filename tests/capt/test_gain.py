@@ -1,5 +1,7 @@
 """The gain of the corrections, chosen by leave-one-out."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny_capt
 import torch
@@ -41,6 +43,35 @@ def test_it_is_the_most_likely_of_the_grid(base):
     best = min(losses.values())
     assert losses[gain, temperature] == pytest.approx(best, rel=1e-5)
     assert max(losses.values()) > best + 1e-3  # there was something to choose
+
+
+def test_a_case_by_hand():
+    """Texts are the axes, and every correction is (1, -1).
+
+    An image of class 0 at (0.6, 0.8) is right from above 0.1 on, one of class 1 at (0.28, 0.96) as long as the gain is
+    below 0.34. Of the gains 0, 0.05, 0.1, 0.2, 0.3, 0.4 and 0.6 both are right at 0.2 and 0.3: with margins of 0.2 and
+    0.31 at 0.2, of 0.39 and 0.09 at 0.3. The smaller one counts, and at 0.2 it is the larger. Either alone would choose
+    0.6 or 0.
+    """
+    correction = torch.tensor([[1.0, -1.0]])
+
+    class Model:
+        base = SimpleNamespace(logits=lambda z, moved: 5 * moved)
+        refiner = SimpleNamespace(
+            systematic=lambda z: z, expert=SimpleNamespace(correct=lambda z, samples: (None, correction))
+        )
+
+        def __call__(self, *_, query_index):
+            return SimpleNamespace(samples=None)
+
+    def view(z, label):
+        nought = torch.zeros(1, dtype=torch.long)
+        return ViewBatch(torch.tensor([z]), None, None, torch.tensor([label]), nought, nought)
+
+    views = [view([0.6, 0.8], 0), view([0.28, 0.96], 1)]
+    assert fit_gain(Model(), views, torch.tensor([0]), 0.6)[0] == pytest.approx(0.2)
+    assert fit_gain(Model(), views[:1], torch.tensor([0]), 0.6)[0] == pytest.approx(0.6)
+    assert fit_gain(Model(), views[1:], torch.tensor([0]), 0.6)[0] == 0
 
 
 def test_batches_add_up(base):

@@ -3,7 +3,7 @@
 import pytest
 import trees
 
-from scripts import check_data
+from capt_tools import check_data
 
 
 @pytest.fixture

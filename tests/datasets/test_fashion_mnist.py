@@ -10,10 +10,10 @@ import pytest
 from dassl.utils import read_image
 from PIL import Image
 
+from capt_tools import prepare_fashion_mnist as tool
+from capt_tools.pretraining.sources import read_images
 from datasets.fashion_mnist import FashionMNIST
 from datasets.files import DataNotFoundError
-from scripts import prepare_fashion_mnist as tool
-from scripts._pretrain.sources import read_images
 
 NAMES = list(FashionMNIST.CLASS_NAMES)
 TRAIN, VAL, PRETRAIN, REST, TEST = 5, 3, 4, 2, 6

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
-from scripts.check_data import PUBLISHED
+from capt_tools.check_data import PUBLISHED
 from trainers.capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 
 ROOT = Path(__file__).parents[2]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from scripts import compare
-from scripts.comparison.published import arithmetic_notes, read_published
-from scripts.comparison.rows import AVERAGE, harmonic, make_rows
-from scripts.comparison.runs import find_runs
+from capt_tools import compare
+from capt_tools.comparison.published import arithmetic_notes, read_published
+from capt_tools.comparison.rows import AVERAGE, harmonic, make_rows
+from capt_tools.comparison.runs import find_runs
 
 BACKBONE = "assets/small.pt"
 

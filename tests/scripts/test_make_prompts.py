@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "trainers"))
 
 from capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
-from scripts import make_prompts  # noqa: E402
-from scripts.prompting.journal import Journal  # noqa: E402
+from capt_tools import make_prompts  # noqa: E402
+from capt_tools.prompting.journal import Journal  # noqa: E402
 
 KEY = "sk-very-secret"
 NAMES = ["cup", "jug", "red_fox", "otter", "kite"]
@@ -72,6 +72,7 @@ def server():
     asked: list[str] = []
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
+    http.handle_error = lambda *_: None  # a client that gave up; its traceback would be told in some later test
     http.asked, http.behave = asked, right
     http.url = f"http://127.0.0.1:{http.server_port}/v1"
     threading.Thread(target=http.serve_forever, daemon=True).start()
@@ -111,6 +112,20 @@ def test_right_answers_are_kept_with_question_model_and_date(run, server, tmp_pa
     prompts = PromptLibrary(out, "Toys").prompts("otter", "red_fox")
     assert prompts.difference == ("a photo of two.",)
     assert prompts.sources == ("pairs file", "pairs file")
+
+
+def test_sentences_of_the_checkout_are_not_asked_again(run, server, tmp_path, monkeypatch):
+    """From a folder without descriptions, as an installed package meets it."""
+    shipped = tmp_path / "checkout/descriptions/toys_pairs.json"
+    shipped.parent.mkdir(parents=True)
+    shipped.write_text(json.dumps({"jug||cup": PAIR}))
+    monkeypatch.setattr("capt_tools.house.ROOT", tmp_path / "checkout")
+    monkeypatch.chdir(tmp_path)
+    assert make_prompts.main(arguments(run, server, "descriptions")) == 0
+    assert len(server.asked) == 4 + 2
+    pairs = json.loads((tmp_path / "descriptions/toys_pairs.json").read_text())
+    assert list(pairs) == ["jug||cup", "red fox||otter", "jug||kite"]
+    assert json.loads(shipped.read_text()) == {"jug||cup": PAIR}
 
 
 def test_dry_run_asks_nothing(run, server, tmp_path, capsys):

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from scripts import pretrain_clip
-from scripts._pretrain import model as clip_model
-from scripts._pretrain import sources, zero_shot
-from scripts._pretrain.training import Captions, Engine, Trainer, augment, contrastive_loss
+from capt_tools import pretrain_clip
+from capt_tools.pretraining import model as clip_model
+from capt_tools.pretraining import sources, zero_shot
+from capt_tools.pretraining.training import Captions, Engine, Trainer, augment, contrastive_loss
 from trainers.capt.backbone.prompted_clip import load_clip
 
 TINY = "--image-size 16 --patch 8 --vision-width 64 --vision-layers 1 --text-width 64 --text-layers 1 --embed-dim 16"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from report_runs import page_data, write_run
 
-from scripts.confusion_report import main
+from capt_tools.confusion_report import main
 
 pytest.importorskip("jinja2", reason="jinja2 is missing; pip install '.[report,test]'")
 

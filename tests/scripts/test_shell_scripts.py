@@ -107,7 +107,7 @@ def checkout() -> Path:
     """A checkout without runs: in the real one, what is done already would be skipped."""
     folder = Path(tempfile.mkdtemp(prefix="checkout-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in ("scripts", "configs"):
+    for name in ("scripts", "configs", "capt_tools"):
         (folder / name).symlink_to(ROOT / name)
     return folder
 
@@ -297,6 +297,10 @@ def test_quickstart_runs_every_method_on_the_demo():
     for method in (
         "ZeroshotCLIP/demo",
         "CoOp/demo",
+        "LinearProbe/demo",
+        "CLIPAdapter/demo",
+        "TipAdapter/demo",
+        "TipAdapterF/demo",
         "CAPT/demo_on_ZeroshotCLIP",
         "CAPT/demo_on_CoOp",
         "CAPT/demo_on_MaPLe",

@@ -195,6 +195,8 @@ def test_predict_explains_and_names_what_it_cannot_read(own):
     assert "tells apart (template): a photo of a" in result.stdout
     assert "training image" in result.stdout
     line = python(script, "--run", "run", "--explain", "--format", "jsonl", image, cwd=own).stdout
+    command = ("-m", "capt_tools", "explain", "--run", "run", "--format", "jsonl", image)
+    assert python(*command, cwd=own, PYTHONPATH=str(ROOT)).stdout == line
     told = json.loads(line)
     scores = [pair["score"] for pair in told["pairs"]]
     assert scores == sorted(scores, reverse=True)

@@ -1,4 +1,4 @@
-"""docs/USE.md speaks of scripts, options and pictures that exist."""
+"""docs/USE.md speaks of scripts, commands, options and pictures that exist."""
 
 import importlib
 import re
@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from capt_tools.cli import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/USE.md").read_text(encoding="utf-8")
 SCRIPTS = sorted(set(re.findall(r"scripts/[\w/]+\.(?:py|sh)", TEXT)))
-COMMANDS = re.findall(r"python scripts/(\w+)\.py([^\n`#]*)", TEXT)
+CALLS = re.findall(r"^(?:\$ |[A-Z_]+=\S+ )*capt ([a-z-]+)( [^\n#]*)", TEXT, flags=re.MULTILINE)
+CALLS += re.findall(r"`capt ([a-z-]+)([^`]*)`", TEXT)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -22,9 +25,13 @@ def test_pictures_exist(picture):
     assert (ROOT / "docs" / picture).stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("script", "arguments"), COMMANDS)
-def test_commands_use_options_that_exist(script, arguments):
-    parser = importlib.import_module(f"scripts.{script}").build_parser()
+def test_every_command_is_told():
+    assert {command for command, _ in CALLS} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "arguments"), [call for call in CALLS if "--" in call[1]])
+def test_commands_use_options_that_exist(command, arguments):
+    parser = importlib.import_module(COMMANDS[command][0]).build_parser()
     known = {option for action in parser._actions for option in action.option_strings}
     assert set(re.findall(r"--[a-z-]+", arguments)) <= known
 

@@ -77,7 +77,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Semantic Confusion Miner (P 3.2, Eq. 7).
     node.SEM = CfgNode()
     node.SEM.ON = True  # False: the expert sees no prompt features
-    node.SEM.NUM_PAIRS = 3  # k, mined pairs a query, >= 1
+    node.SEM.NUM_PAIRS = 5  # k, mined pairs a query, >= 1
     node.SEM.SYMMETRIC = False  # also count n[t, j] in Eq. 7 (D)
     node.SEM.PROMPTS = "descriptions"  # folder of prompt files; pairs without any get templates
 

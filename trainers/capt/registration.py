@@ -56,5 +56,5 @@ class _AfterEngine(importlib.abc.MetaPathFinder):
             run(module)
             importlib.import_module(".trainer", __package__)
 
-        spec.loader.exec_module = exec_module  # this spec's loader is its own object
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # this spec's loader is its own object
         return spec

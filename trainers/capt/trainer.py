@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
@@ -43,6 +44,10 @@ SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR a
 
 class CAPT(RunRecordMixin, TrainerX):
     """Confusion-Aware Prompt Tuning on a frozen base learner."""
+
+    model: CAPTModel
+    optim: torch.optim.Optimizer
+    choices: dict[str, Any]
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -168,7 +173,7 @@ class CAPT(RunRecordMixin, TrainerX):
             judge = zero_shot(base.prompted, self.base_spec.template, base.classnames)
         num_views = 1 if self.cache is None else self.cache.num_views
         views = self._shots(base, num_views, "Fitting the shift")
-        judged = self._shots(judge, 1, "Choosing the shift")
+        judged = self._shots(judge, num_views, "Choosing the shift")
         choice = set_shift(self.model.refiner.systematic, base, views, judge, judged, hash_seed(self.run_seed, 3))
         self.choices["shift"] = choice.to_dict()
 
@@ -200,7 +205,7 @@ class CAPT(RunRecordMixin, TrainerX):
             self.train_loader_x.epoch = self.epoch
         self._means = RunningMeans()
 
-    def forward_backward(self, batch: dict) -> dict[str, Tensor] | None:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
         query_index = self._query_index[views.index]
@@ -212,7 +217,7 @@ class CAPT(RunRecordMixin, TrainerX):
             self.update_lr()
         return self._summary(output, views.label)
 
-    def _views(self, batch: dict) -> ViewBatch:
+    def _views(self, batch: dict[str, Any]) -> ViewBatch:
         device = torch.device(self.device)
         if "features" in batch:
             return batch["features"].to(device)
@@ -227,7 +232,7 @@ class CAPT(RunRecordMixin, TrainerX):
 
     def _summary(self, output: CAPTOutput, label: Tensor) -> dict[str, Tensor] | None:
         """Means since the last report, or None between reports."""
-        self._means.add({**output.losses, "acc": 100 * (output.logits.argmax(dim=-1) == label).float().mean()})
+        self._means.add({**(output.losses or {}), "acc": 100 * (output.logits.argmax(dim=-1) == label).float().mean()})
         done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
         if done % every and done != self.num_batches and self.num_batches >= every:
             return None
@@ -264,7 +269,14 @@ class CAPT(RunRecordMixin, TrainerX):
         with miner.settled(bank, self.model.base.project):
             return super().test(split)
 
-    def save_model(self, epoch: int, directory: str, is_best=False, val_result=None, model_name: str = "") -> None:
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
         """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
         super().save_model(epoch, directory, is_best, val_result, model_name)
         bank, miner = self.model.bank, self.model.sample_miner

@@ -7,6 +7,7 @@ steps vanish in half precision. Checkpoints load either way, since loading casts
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +44,7 @@ def cast_clip(clip_model: nn.Module, precision: str) -> nn.Module:
     return clip_model
 
 
-def autocast_for(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+def autocast_for(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Mixed precision for a training step of ``amp``, nothing otherwise."""
     return torch.autocast(device.type, torch.float16) if precision == "amp" else contextlib.nullcontext()
 

@@ -18,12 +18,16 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
 from . import stock_clip
 from .precision import cast_clip
+
+if TYPE_CHECKING:
+    from clip.model import CLIP, ModifiedResNet, Transformer, VisionTransformer
 
 __all__ = [
     "ImageFeatures",
@@ -61,7 +65,7 @@ class ImageFeatures:
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def load_clip(name: str) -> nn.Module:
+def load_clip(name: str) -> CLIP:
     """A stock CLIP in fp32 on the CPU, frozen and in eval mode.
 
     Args:
@@ -155,7 +159,7 @@ def without_padding(ids: Tensor) -> Tensor:
     return ids[:, : int(ids.argmax(dim=-1).max()) + 1]
 
 
-def _run_blocks(transformer: nn.Module, x: Tensor, deep_prompts: Tensor | None, first: int | None) -> Tensor:
+def _run_blocks(transformer: Transformer, x: Tensor, deep_prompts: Tensor | None, first: int | None) -> Tensor:
     """Blocks on ``x`` (length, batch, width); from block 1 on, prompt tokens are replaced by that block's own.
 
     Args:
@@ -173,7 +177,7 @@ def _run_blocks(transformer: nn.Module, x: Tensor, deep_prompts: Tensor | None, 
 
 
 @contextmanager
-def _masks_cut_to(transformer: nn.Module, length: int) -> Iterator[None]:
+def _masks_cut_to(transformer: Transformer, length: int) -> Iterator[None]:
     """Causal masks of the blocks for sequences shorter than CLIP's context; every block keeps a mask of its own."""
     whole = [
         (block, mask) for block in transformer.resblocks if (mask := getattr(block, "attn_mask", None)) is not None
@@ -188,7 +192,7 @@ def _masks_cut_to(transformer: nn.Module, length: int) -> Iterator[None]:
 
 
 def encode_text_with(
-    transformer: nn.Module,
+    transformer: Transformer,
     positional_embedding: Tensor,
     ln_final: nn.Module,
     text_projection: Tensor,
@@ -209,8 +213,16 @@ def encode_text_with(
     return x[torch.arange(len(x), device=x.device), eot] @ text_projection.to(embeddings.dtype)
 
 
+def _has_tokens(visual: VisionTransformer | ModifiedResNet) -> TypeGuard[VisionTransformer]:
+    """Whether the image tower is a ViT; a ResNet has no tokens to prompt."""
+    return hasattr(visual, "transformer")
+
+
 def encode_image_with(
-    visual: nn.Module, images: Tensor, prompts: Tensor | None = None, deep_prompts: Tensor | None = None
+    visual: VisionTransformer | ModifiedResNet,
+    images: Tensor,
+    prompts: Tensor | None = None,
+    deep_prompts: Tensor | None = None,
 ) -> ImageFeatures:
     """Features of images ``(B, 3, H, W)`` from CLIP's image tower ``visual``.
 
@@ -221,7 +233,7 @@ def encode_image_with(
     Raises:
         ValueError: visual prompts for a ResNet tower.
     """
-    if not hasattr(visual, "transformer"):  # a ResNet has no tokens to prompt
+    if not _has_tokens(visual):
         if prompts is not None:
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
         return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
@@ -245,9 +257,9 @@ class PromptedCLIP(nn.Module):
         clip_model: what :func:`load_clip` returns, or any model with the stock CLIP's attributes.
     """
 
-    def __init__(self, clip_model: nn.Module):
+    def __init__(self, clip_model: CLIP):
         super().__init__()
-        self.clip = clip_model
+        self.clip: CLIP = clip_model
 
     @property
     def dtype(self) -> torch.dtype:
@@ -257,7 +269,12 @@ class PromptedCLIP(nn.Module):
     @property
     def is_vit(self) -> bool:
         """Whether the image tower has patch tokens."""
-        return hasattr(self.clip.visual, "transformer")
+        return _has_tokens(self.clip.visual)
+
+    @property
+    def vit(self) -> VisionTransformer:
+        """The image tower of a CLIP that :attr:`is_vit`."""
+        return cast("VisionTransformer", self.clip.visual)
 
     @property
     def input_size(self) -> int:
@@ -303,7 +320,7 @@ class PromptedCLIP(nn.Module):
         return self.clip.token_embedding(ids).to(self.dtype)
 
     def encode_text(self, embeddings: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
-        """See :func:`encode_text_with`."""
+        """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`."""
         model = self.clip
         return encode_text_with(
             model.transformer,
@@ -318,7 +335,7 @@ class PromptedCLIP(nn.Module):
     def encode_image(
         self, images: Tensor, prompts: Tensor | None = None, deep_prompts: Tensor | None = None
     ) -> ImageFeatures:
-        """See :func:`encode_image_with`."""
+        """Features of images ``(B, 3, H, W)``; see :func:`encode_image_with`."""
         return encode_image_with(self.clip.visual, images, prompts, deep_prompts)
 
     @torch.no_grad()

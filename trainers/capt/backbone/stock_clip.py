@@ -12,9 +12,12 @@ import importlib.util
 import inspect
 import sys
 import types
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from clip.model import CLIP
 
 __all__ = ["build_clip", "clip", "tokenizer"]
 
@@ -23,7 +26,7 @@ def _import_clip() -> types.ModuleType:
     if importlib.util.find_spec("pkg_resources") is not None:
         return importlib.import_module("clip")
     stand_in = types.ModuleType("pkg_resources")
-    stand_in.packaging = importlib.import_module("packaging")
+    vars(stand_in).update(packaging=importlib.import_module("packaging"))
     importlib.import_module("packaging.version")
     sys.modules["pkg_resources"] = stand_in
     try:
@@ -54,7 +57,7 @@ def download(name: str, folder: str) -> str:
     return _clip_py._download(model_urls()[name], folder)
 
 
-def build_clip(state_dict: dict[str, torch.Tensor]) -> nn.Module:
+def build_clip(state_dict: dict[str, torch.Tensor]) -> CLIP:
     """Stock CLIP from a state dict; sizes are inferred from the weights by the package itself.
 
     The forks of MaPLe, PromptSRC and PromptKD want a ``design_details`` dict; zero prompts give the stock model.

@@ -15,11 +15,13 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
 from .confusion_bank import ConfusionBank, JudgedViews
 from .files import FILE
+from .names import suspicious_names
 
 __all__ = ["BankBuilder", "bank_fingerprint", "fit_fold", "fold_of"]
 
@@ -118,7 +120,7 @@ class BankBuilder:
             device = self.base.text_features.device
             views = (batch.to(device) for batch in cache.views(num_views))
         judge = self._judge(source)
-        return ConfusionBank.build(
+        bank = ConfusionBank.build(
             self.base.classnames,
             [self.relative(item.impath) for item in source],
             (_judged(batch, judge(batch)) for batch in views),
@@ -127,6 +129,11 @@ class BankBuilder:
             fingerprint=self.fingerprint(),
             shrinkage=self.cfg.TRAINER.CAPT.SAM.SHRINKAGE,
         )
+        if self.node.COUNTS == "hard":  # soft counts are confidences, not images
+            labels = torch.tensor([item.label for item in source], device=bank.device)
+            judged = num_views * torch.bincount(labels, minlength=bank.num_classes)
+            bank.notes = suspicious_names(bank.classnames, bank.counts, judged)
+        return bank
 
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`bank_fingerprint`; and the shift that the judge stood behind."""
@@ -137,7 +144,7 @@ class BankBuilder:
     def _judge(self, source: Sequence[Any]) -> Callable[[ViewBatch], Tensor]:
         """Who says which views are confused: views to confidences ``(B, C)``."""
         is_fitted = self.spec.name != "ZeroshotCLIP"
-        if self.node.SOURCE == "base" or (self.node.SOURCE == "crossfit" and not is_fitted):
+        if self.node.SOURCE == "base" or not is_fitted:
             return lambda views: self.base.logits(views.z, self.systematic(views.z)).softmax(dim=-1)
         if self.node.SOURCE == "zeroshot":
             judges = [zero_shot(self.base.prompted, self.spec.template, self.base.classnames)]
@@ -174,26 +181,26 @@ def _describe(bank: ConfusionBank) -> None:
         print("The base model makes no error on these images; BANK.SOURCE zeroshot or crossfit would find some")
     for a, b, count in bank.top_pairs(5):
         print(f"  {a} / {b}: {count:.4g}")
+    for note in bank.notes:
+        print(f"  {note}")
 
 
 def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:
-    tokens = {} if batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
+    tokens = {} if batch.cls is None or batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
     return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:
     """``(num_images,)`` the fold of each image, balanced within every class, from the seed alone."""
-    labels = torch.as_tensor(labels)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(abs(seed)))
-    by_class = order[labels[order].argsort(stable=True)]  # shuffled, then grouped by class
-    fold = torch.empty(len(labels), dtype=torch.long)
-    fold[by_class] = torch.arange(len(labels)) % num_folds
+    label = torch.as_tensor(labels)
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(abs(seed)))
+    by_class = order[label[order].argsort(stable=True)]  # shuffled, then grouped by class
+    fold = torch.empty(len(label), dtype=torch.long)
+    fold[by_class] = torch.arange(len(label)) % num_folds
     return fold
 
 
-def fit_fold(
-    cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: torch.nn.Module, spec: BaseSpec
-) -> BaseModel:
+def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """Train the base learner anew on the images ``kept`` by the host's own trainer, and load it as a base model.
 
     Args:
@@ -215,7 +222,7 @@ def fit_fold(
     fold_cfg.TEST.NO_TEST = True
     fold_cfg.TEST.FINAL_MODEL = "last_step"
     fold_cfg.freeze()
-    trainer = TRAINER_REGISTRY.get(spec.name)(fold_cfg)
+    trainer: Any = TRAINER_REGISTRY.get(spec.name)(fold_cfg)
     loader_cfg = fold_cfg.DATALOADER.TRAIN_X
     trainer.train_loader_x = build_data_loader(
         fold_cfg,

@@ -66,7 +66,7 @@ class JudgedViews:
 
     @staticmethod
     def of(probs: Tensor, label: Tensor, feature: Tensor, **others: Tensor) -> JudgedViews:
-        """With defaults for what a caller does not have: first views, images in order, no tokens."""
+        """Of ``probs`` ``(M, C)``, with defaults for what a caller lacks: first views, images in order, no tokens."""
         num = len(probs)
         defaults = {
             "index": torch.arange(num, device=probs.device),
@@ -153,6 +153,7 @@ class ConfusionBank(StoredBank):
         self.entries = entries
         self.counts = counts
         self.fingerprint = dict(fingerprint or {})
+        self.notes: list[str] = []  # what is said of the class names, see :mod:`.names`
         # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
         self.confusion_features: Tensor | None = None
         self.shrinkage = shrinkage
@@ -280,6 +281,7 @@ class ConfusionBank(StoredBank):
         entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
         counts = self.counts.to(device)
         bank = ConfusionBank(self.classnames, self.paths, entries, counts, self.fingerprint, self.shrinkage)
+        bank.notes = self.notes
         if self.confusion_features is not None:
             bank.confusion_features = self.confusion_features.to(device)
         return bank
@@ -358,7 +360,7 @@ class ConfusionBank(StoredBank):
     # -------------------------------------------------------------------------------------- storing, see StoredBank
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that is stored: entries without the padding row and without tokens (300 kB each with ViT-B/16), and n."""
+        """All that is stored: entries ``(M, ...)`` without tokens (300 kB each with ViT-B/16), and n ``(C, C)``."""
         return {**self.entries.without_tokens(), "counts": self.counts}
 
     @classmethod
@@ -370,7 +372,7 @@ class ConfusionBank(StoredBank):
         fingerprint: dict[str, Any] | None = None,
         shrinkage: float = 1.0,
     ) -> ConfusionBank:
-        """The bank that :meth:`state_dict` came from, but for the tokens."""
+        """The bank that :meth:`state_dict`, rows ``(M, ...)`` and n ``(C, C)``, came from, but for the tokens."""
         rows = dict(state)
         counts = rows.pop("counts")
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)

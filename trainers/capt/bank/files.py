@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,14 +33,44 @@ class _OtherFormatError(ValueError):
     """A file that earlier or later code wrote."""
 
 
-class StoredBank:
+class StoredBank(ABC):
     """What :class:`ConfusionBank` inherits to be written and read."""
 
     classnames: list[str]
     paths: list[str]
     fingerprint: dict[str, Any]
     shrinkage: float
+    notes: list[str]
     confusion_features: Tensor | None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of entries."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the entries lie."""
+
+    @abstractmethod
+    def top_pairs(self, num_pairs: int = 10) -> list[tuple[str, str, float]]:
+        """The pairs of classes with most confusions: (a, b, how many)."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Tensor]:
+        """All tensors that are stored, ``(M, ...)`` of entries and ``(C, C)`` of classes."""
+
+    @classmethod
+    @abstractmethod
+    def from_state_dict(
+        cls: type[Bank],
+        state: dict[str, Tensor],
+        classnames: Sequence[str],
+        paths: Sequence[str],
+        fingerprint: dict[str, Any] | None = None,
+        shrinkage: float = 1.0,
+    ) -> Bank:
+        """The bank that :meth:`state_dict` came from, with tensors ``(M, ...)`` and ``(C, C)``."""
 
     def save(self, directory: str | Path) -> Path:
         """Write ``confusion_bank.safetensors``, and a summary beside it as JSON for people; returns the file's path."""
@@ -49,6 +81,7 @@ class StoredBank:
             "classnames": self.classnames,
             "paths": self.paths,
             "shrinkage": self.shrinkage,
+            "notes": self.notes,
         }
         tensors = {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
         metadata = {"confusion_bank": json.dumps(description)}
@@ -56,6 +89,7 @@ class StoredBank:
         summary = {
             "fingerprint": self.fingerprint,
             "entries": len(self),
+            "notes": self.notes,
             "top_pairs": [{"a": a, "b": b, "count": n} for a, b, n in self.top_pairs(50)],
         }
         write_json(path.with_suffix(".json"), summary)
@@ -82,8 +116,10 @@ class StoredBank:
                 found, readable = description["format"], " and ".join(map(str, READABLE))
                 other = f'"{path}" has format {found}, this code reads {readable}; {fix}'
                 raise _OtherFormatError(other)
-            about = (description[key] for key in ("classnames", "paths", "fingerprint"))
-            return cls.from_state_dict(state, *about, description.get("shrinkage", 1.0))
+            classnames, paths, fingerprint = (description[key] for key in ("classnames", "paths", "fingerprint"))
+            bank = cls.from_state_dict(state, classnames, paths, fingerprint, description.get("shrinkage", 1.0))
+            bank.notes = description.get("notes", [])
+            return bank
         except _OtherFormatError:
             raise
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -115,6 +151,7 @@ class StoredBank:
 
     def save_confusion_features(self, checkpoint: str | Path) -> None:
         """Store the entries' confusion features beside the checkpoint whose adapter made them."""
+        assert self.confusion_features is not None, "the adapter has not settled the bank"
         tensors = {"confusion_features": self.confusion_features.cpu().contiguous()}
         path = f"{checkpoint}{FEATURES_SUFFIX}"
         write_atomically(path, lambda temporary: save_file(tensors, temporary))

@@ -65,7 +65,7 @@ class PromptLibrary:
         names = [_plain(name) for name in all_classnames]
         self._fudd = self._parsed("prompt_pairs", dict, lambda content: _fudd_differences(content, names))
 
-    def _parsed(self, kind: str, value_type: type, parse: Callable[[dict[str, Any]], dict]) -> dict:
+    def _parsed(self, kind: str, value_type: type, parse: Callable[[dict[str, Any]], dict[Any, Any]]) -> dict[Any, Any]:
         """What ``parse`` makes of the file of this kind; {} without one."""
         content = self._read(kind, value_type)
         try:
@@ -155,7 +155,7 @@ def _fudd_differences(content: dict[str, Any], classnames: list[str]) -> dict[tu
 @torch.no_grad()
 def encode_pairs(
     library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
-) -> tuple[Tensor, Tensor, Counter]:
+) -> tuple[Tensor, Tensor, Counter[str]]:
     """Prompt features of all ordered pairs: encoded, averaged per pair and side, normalised.
 
     Every sentence is encoded once, however many pairs share it.
@@ -171,7 +171,7 @@ def encode_pairs(
     """
     num_classes = len(classnames)
     sentences: dict[str, int] = {}
-    sources: Counter = Counter()
+    sources: Counter[str] = Counter()
     sides: tuple[tuple[list[int], list[int]], ...] = (([], []), ([], []))  # (pair cell, sentence) of each side
     for t, t_name in enumerate(classnames):
         for j, j_name in enumerate(classnames):
@@ -200,7 +200,7 @@ def encode_pairs(
 def announced_pairs(
     library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """``difference`` and ``commonality`` of :func:`encode_pairs`; prints which files and sources they came from."""
+    """Difference and commonality ``(C, C, D)`` of :func:`encode_pairs`; prints where they came from."""
     difference, commonality, sources = encode_pairs(library, classnames, text_features)
     for path in library.files:
         print(f"Pair prompts from {path}")

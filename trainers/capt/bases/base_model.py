@@ -52,11 +52,13 @@ class BaseModel(nn.Module):
     :meth:`project` (a projection behind CLIP's own) and :meth:`text_features_for` (texts that depend on the image).
     """
 
+    text_features: Tensor  # (C, D) normalised
+
     def __init__(self, prompted: PromptedCLIP):
         super().__init__()
         self.prompted = prompted
         self.classnames: list[str] = []
-        self.register_buffer("text_features", torch.zeros(0, prompted.embed_dim), persistent=False)  # (C, D) normalised
+        self.register_buffer("text_features", torch.zeros(0, prompted.embed_dim), persistent=False)
 
     @torch.no_grad()
     def set_classes(self, classnames: Sequence[str]) -> None:
@@ -83,7 +85,7 @@ class BaseModel(nn.Module):
 
     def project(self, cls: Tensor) -> Tensor:
         """Joint-space feature ``(..., D)`` fp32, not normalised, of class tokens ``(..., Dv)``; differentiable."""
-        visual = self.prompted.clip.visual
+        visual = self.prompted.vit
         return visual.ln_post(cls.to(self.prompted.dtype)).float() @ visual.proj.float()
 
     def text_features_for(self, z: Tensor) -> Tensor:
@@ -148,7 +150,7 @@ def entry(state: dict[str, Tensor], key: str, path: str) -> Tensor:
 
 
 def check_width(value: Tensor, width: int, key: str, path: str) -> None:
-    """Refuse prompts of another CLIP's width."""
+    """Refuse prompts ``(..., width)`` of another CLIP's width."""
     if value.shape[-1] != width:
         raise ValueError(
             f'"{key}" of "{path}" has width {value.shape[-1]}, this CLIP has {width}; '

@@ -44,6 +44,9 @@ class Projection(nn.Module):
 class PromptKD(BaseModel):
     """CLIP with the student's visual prompts and projection, and the texts of its teacher."""
 
+    visual: Tensor | None
+    visual_deep: Tensor | None
+
     def __init__(
         self,
         prompted: PromptedCLIP,
@@ -126,9 +129,10 @@ def _load_teacher(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     if prompted.dtype != torch.float32:
         cast_clip(clip, {torch.float16: "fp16", torch.bfloat16: "bf16"}[prompted.dtype])
     device = prompted.clip.token_embedding.weight.device
+    teacher_clip = PromptedCLIP(clip.to(device))
     teacher = load_independent(
-        PromptedCLIP(clip.to(device)),
+        teacher_clip,
         BaseSpec("PromptSRC", spec.teacher_directory, context_words=spec.context_words),
     )
-    clip.visual.transformer.resblocks = nn.Sequential()
+    del teacher_clip.vit.transformer.resblocks[:]
     return teacher

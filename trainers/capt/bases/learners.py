@@ -35,10 +35,12 @@ class ZeroshotCLIP(BaseModel):
 class CoOp(BaseModel):
     """CLIP with CoOp's context vectors before (or around) the class name."""
 
+    context: Tensor  # (n, Dt)
+
     def __init__(self, prompted: PromptedCLIP, context: Tensor, class_token_position: str = "end"):
         super().__init__(prompted)
         self.class_token_position = class_token_position
-        self.register_buffer("context", context.float(), persistent=False)  # (n, Dt)
+        self.register_buffer("context", context.float(), persistent=False)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         num_context = len(self.context)

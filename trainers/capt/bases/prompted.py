@@ -49,6 +49,11 @@ class LearnedPrompts:
 class DeepPromptedCLIP(BaseModel):
     """CLIP with learned prompts in its towers; texts without a learned context are ``a photo of a {}.``"""
 
+    context: Tensor | None
+    text: Tensor | None
+    visual: Tensor | None
+    visual_deep: Tensor | None
+
     def __init__(self, prompted: PromptedCLIP, prompts: LearnedPrompts):
         super().__init__(prompted)
         self.names = sorted(vars(prompts))
@@ -75,11 +80,13 @@ class DeepPromptedCLIP(BaseModel):
 class CoCoOp(BaseModel):
     """CLIP with a context that a meta-net shifts by the image; T is the one for no image at all, z = 0."""
 
+    context: Tensor  # (n, Dt)
+    tokens: ClassTokens  # of the classes in use
+
     def __init__(self, prompted: PromptedCLIP, context: Tensor, meta: nn.Module):
         super().__init__(prompted)
-        self.register_buffer("context", context, persistent=False)  # (n, Dt)
+        self.register_buffer("context", context, persistent=False)
         self.meta_net = meta
-        self.tokens: ClassTokens | None = None
 
     def _class_tokens(self, classnames: Sequence[str]) -> ClassTokens:
         return class_tokens(self.prompted, classnames, " ".join(["X"] * len(self.context)), len(self.context))
@@ -167,7 +174,7 @@ def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 
 
 def visual_prompts(state: dict[str, Tensor]) -> dict[str, Tensor | None]:
-    """``visual`` and ``visual_deep`` of :class:`LearnedPrompts`, fp32, from an image tower's checkpoint."""
+    """``visual`` ``(m, Dv)`` and ``visual_deep`` ``(J, m, Dv)`` in fp32, from an image tower's checkpoint."""
     shallow = state.get("image_encoder.VPT")
     deep = _numbered(state, r"image_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")
     return {"visual": None if shallow is None else shallow.float(), "visual_deep": _stack(deep)}
@@ -187,8 +194,8 @@ def check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) 
     """These checkpoints hold all of CLIP: refuse another CLIP than the run's; half precision is no difference."""
     if not prompted.is_vit:
         raise ValueError(f'"{path}" holds visual prompts, which need a ViT; set MODEL.BACKBONE.NAME to its backbone')
-    own = {
-        "image_encoder.proj": prompted.clip.visual.proj,
+    own: dict[str, Tensor] = {
+        "image_encoder.proj": prompted.vit.proj,
         "text_encoder.text_projection": prompted.clip.text_projection,
     }
     for key, ours in own.items():

@@ -9,9 +9,14 @@ Shapes: B batch, N = h * h patches, Dv visual width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+if TYPE_CHECKING:
+    from clip.model import ResidualAttentionBlock
 
 __all__ = ["DiffMannerAdapter"]
 
@@ -38,11 +43,11 @@ class DiffMannerAdapter(nn.Module):
         self.ln_tokens = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
         self.convolution = nn.Conv2d(width, width, kernel_size=3, padding=1, groups=width)
-        nn.init.zeros_(self.convolution.weight)
-        nn.init.zeros_(self.convolution.bias)
+        for parameter in self.convolution.parameters():
+            nn.init.zeros_(parameter)
 
     @torch.no_grad()
-    def start_from(self, block: nn.Module) -> None:
+    def start_from(self, block: ResidualAttentionBlock) -> None:
         """Let the global attention start as a CLIP block's own, layer norm included (D)."""
         for norm in (self.ln_query, self.ln_tokens):
             norm.weight.copy_(block.ln_1.weight)
@@ -101,6 +106,7 @@ def pooled_convolution(convolution: nn.Conv2d, tokens: Tensor, added: Tensor, gr
         added: ``(B, Dv)``, added to every patch.
         grid: h.
     """
+    assert convolution.bias is not None  # torch allows a convolution without one
     x = tokens.unflatten(1, (grid, grid))  # (B, h, h, Dv)
     rows = _without_borders(x, dim=1)  # (3, B, h, Dv)
     windows = _without_borders(rows, dim=2)  # (3 taps across, 3 taps down, B, Dv)

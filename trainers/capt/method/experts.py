@@ -6,6 +6,7 @@ Shapes: B batch, P mined pairs, K representatives, D joint width, E = 3 experts,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch.nn.functional import normalize
 
 from .sample_miner import SampleSet
 from .semantic_miner import PairSet
+
+if TYPE_CHECKING:
+    from clip.model import FeedForward
 
 __all__ = ["MultiGranularityDiscrepancyExpert", "Refinement", "cosine_kmeans", "discriminative", "move", "route"]
 
@@ -41,7 +45,7 @@ class QuickGELU(nn.Module):
     """CLIP's activation, x sigmoid(1.702 x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise."""
+        """Elementwise on ``(..., hidden)``."""
         return x * torch.sigmoid(1.702 * x)
 
 
@@ -50,6 +54,16 @@ class Expert(nn.Sequential):
 
     def __init__(self, dim: int, hidden: int, dropout: float):
         super().__init__(nn.Linear(dim, hidden), QuickGELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The layer into the hidden units."""
+        return cast(nn.Linear, self[0])
+
+    @property
+    def last(self) -> nn.Linear:
+        """The layer out of them."""
+        return cast(nn.Linear, self[3])
 
     @torch.no_grad()
     def start_from_prompts(self, prompt_features: Tensor, num_centroids: int, generator: torch.Generator) -> None:
@@ -64,18 +78,18 @@ class Expert(nn.Sequential):
         if len(chosen) == 0:
             return
         centroids = cosine_kmeans(chosen, min(num_centroids, len(chosen)), generator)
-        weight = self[0].weight
+        weight = self.first.weight
         rows = centroids[torch.arange(len(weight)) % len(centroids)]
         noise = torch.randn(weight.shape, generator=generator) / weight.shape[1] ** 0.5
         weight.copy_(normalize(rows + 0.5 * noise, dim=-1).to(weight))
 
     @torch.no_grad()
-    def start_from_mlp(self, mlp: nn.Module) -> bool:
+    def start_from_mlp(self, mlp: FeedForward) -> bool:
         """Start as a CLIP block's feed-forward network; False where the sizes do not allow it (P)."""
-        fits = mlp.c_fc.weight.shape == self[0].weight.shape
+        fits = mlp.c_fc.weight.shape == self.first.weight.shape
         if fits:
-            self[0].load_state_dict({k: v.float() for k, v in mlp.c_fc.state_dict().items()})
-            self[3].load_state_dict({k: v.float() for k, v in mlp.c_proj.state_dict().items()})
+            self.first.load_state_dict({k: v.float() for k, v in mlp.c_fc.state_dict().items()})
+            self.last.load_state_dict({k: v.float() for k, v in mlp.c_proj.state_dict().items()})
         return fits
 
 
@@ -149,6 +163,9 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         use_corrections: False leaves only the experts, as in the paper.
     """
 
+    gain: Tensor  # a, a scalar
+    sharpness: Tensor  # b, a scalar
+
     def __init__(
         self,
         dim: int,
@@ -167,8 +184,8 @@ class MultiGranularityDiscrepancyExpert(nn.Module):
         self.beta = beta
         self.gate_by_evidence = gate_by_evidence
         self.use_corrections = use_corrections
-        self.register_buffer("gain", torch.tensor(float(gain)))  # a
-        self.register_buffer("sharpness", torch.tensor(float(sharpness)))  # b
+        self.register_buffer("gain", torch.tensor(float(gain)))
+        self.register_buffer("sharpness", torch.tensor(float(sharpness)))
         self.mixture = _Mixture(dim, num_heads, hidden_ratio, top_k, dropout) if use_mixture else None
 
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> Refinement:
@@ -213,6 +230,10 @@ class _Mixture(nn.Module):
         nn.init.normal_(self.router.weight, std=0.02)
         nn.init.zeros_(self.router.bias)
 
+    def expert(self, name: str) -> Expert:
+        """One of :data:`EXPERTS`."""
+        return cast(Expert, self.experts[name])
+
     def forward(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> tuple[Tensor, Tensor]:
         """Residual r ``(B, D)`` and router probabilities ``(B, E)``."""
         spans = self._tokens(z, pairs, samples)
@@ -226,13 +247,13 @@ class _Mixture(nn.Module):
         mixture = torch.zeros_like(z)
         for e, name in enumerate(EXPERTS):
             summary = sum(span.mean() for span in spans if span.expert == name)
-            mixture = mixture + weights[:, e : e + 1] * self.experts[name](self.ln_experts(h + summary))
+            mixture = mixture + weights[:, e : e + 1] * self.expert(name)(self.ln_experts(h + summary))
         return self.out(mixture), gates
 
     def _tokens(self, z: Tensor, pairs: PairSet | None, samples: SampleSet | None) -> list[_Span]:
         """``[z; P differences; P commonalities; u; K representatives]``, each with its type embedding."""
         there = torch.ones(len(z), 1, dtype=torch.bool, device=z.device)
-        parts = [("image", None, z.unsqueeze(1), there)]
+        parts: list[tuple[str, str | None, Tensor, Tensor]] = [("image", None, z.unsqueeze(1), there)]
         if pairs is not None:
             parts.append(("difference", "difference", pairs.difference, pairs.valid))
             parts.append(("commonality", "commonality", pairs.commonality, pairs.valid))

@@ -37,7 +37,7 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
         The gain, and the temperature that goes with it.
     """
     gains = [share * largest for share in SHARES]
-    loss, expert = 0.0, model.refiner.expert
+    loss, expert = torch.zeros(()), model.refiner.expert
     for batch in views:
         batch = batch.to(bank_index.device)
         output = model(batch.z, batch.cls, batch.tokens, query_index=bank_index[batch.index])

@@ -59,9 +59,9 @@ def held_out_gains(
     """
     total, times = torch.zeros(0), torch.zeros(num_classes, device=label.device)
     for classes in halves:
-        rows = tuple(torch.isin(label, half.to(label.device)).nonzero().squeeze(1) for half in classes)
-        better = fit_and_compare(classes, rows)  # (S, n_held)
-        held = label[rows[1]]
+        fit_rows, held_rows = (torch.isin(label, half.to(label.device)).nonzero().squeeze(1) for half in classes)
+        better = fit_and_compare(classes, (fit_rows, held_rows))  # (S, n_held)
+        held = label[held_rows]
         images = torch.bincount(held, minlength=num_classes).clamp_min(1)
         of_class = better.new_zeros(len(better), num_classes).index_add_(1, held, better) / images
         total = of_class if not len(total) else total + of_class

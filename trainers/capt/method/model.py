@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbone.prompted_clip import ImageFeatures
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from ..bank.confusion_bank import ConfusionBank, confusion_intensity
 from ..bases.learners import BaseModel, class_logits
 from .diff_manner_adapter import DiffMannerAdapter
@@ -38,7 +38,7 @@ FORMAT = 2  # 2 holds the systematic shift and the sharpness
 class CAPTSettings:
     """Sizes, switches and weights; :mod:`capt.config` explains each and holds the defaults in use."""
 
-    num_pairs: int = 3
+    num_pairs: int = 5
     symmetric: bool = False
     num_representatives: int = 8
     by_label: bool = True
@@ -83,8 +83,21 @@ class CAPTOutput:
     losses: dict[str, Tensor] | None
 
 
+def _adapter_for(clip: PromptedCLIP, settings: CAPTSettings) -> DiffMannerAdapter:
+    """The Diff-Manner Adapter of this CLIP's patch tokens, started from its last block."""
+    if clip.width is None or clip.grid is None:
+        raise ValueError("the sample confusion miner needs a ViT's patch tokens; set TRAINER.CAPT.SAM.ON False")
+    block = clip.vit.transformer.resblocks[-1]
+    adapter = DiffMannerAdapter(clip.width, clip.grid, block.attn.num_heads, settings.alpha, settings.gamma)
+    adapter.start_from(block)
+    return adapter
+
+
 class Refiner(nn.Module):
     """All that is trained and saved, with a note of the base model it was trained on."""
+
+    base_digest: Tensor  # (32,) uint8
+    format: Tensor  # a scalar
 
     def __init__(self, adapter: DiffMannerAdapter | None, expert: MultiGranularityDiscrepancyExpert, base: BaseModel):
         super().__init__()
@@ -93,7 +106,7 @@ class Refiner(nn.Module):
         self.expert = expert
         # A tensor rather than extra state, so that every Dassl and torch.load(weights_only=True) can carry it.
         digest = torch.tensor(list(bytes.fromhex(base.digest())), dtype=torch.uint8)
-        self.register_buffer("base_digest", digest)  # (32,)
+        self.register_buffer("base_digest", digest)
         self.register_buffer("format", torch.tensor(FORMAT))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
@@ -117,21 +130,17 @@ class CAPTModel(nn.Module):
         ValueError: the backbone is a ResNet and the sample miner is on.
     """
 
+    to_bank: Tensor  # (C,) the bank's index of each class
+    bank_text_features: Tensor  # (C_bank, D)
+
     def __init__(self, base: BaseModel, settings: CAPTSettings):
         super().__init__()
-        clip = base.prompted
-        if settings.use_sam and not clip.is_vit:
-            raise ValueError("the sample confusion miner needs a ViT's patch tokens; set TRAINER.CAPT.SAM.ON False")
         self.base = base
         self.settings = settings
         self.semantic_miner = SemanticConfusionMiner(settings.num_pairs, settings.symmetric)
-        adapter = None
-        if settings.use_sam:
-            num_heads = clip.clip.visual.transformer.resblocks[-1].attn.num_heads
-            adapter = DiffMannerAdapter(clip.width, clip.grid, num_heads, settings.alpha, settings.gamma)
-            adapter.start_from(clip.clip.visual.transformer.resblocks[-1])
+        adapter = _adapter_for(base.prompted, settings) if settings.use_sam else None
         self.sample_miner = None
-        if settings.use_sam:
+        if adapter is not None:
             self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.by_label)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
@@ -148,8 +157,8 @@ class CAPTModel(nn.Module):
         )
         self.refiner = Refiner(adapter, expert, base)
         self.bank: ConfusionBank | None = None
-        self.register_buffer("to_bank", torch.zeros(0, dtype=torch.long), persistent=False)  # (C,)
-        self.register_buffer("bank_text_features", torch.zeros(0, 0), persistent=False)  # (C_bank, D)
+        self.register_buffer("to_bank", torch.zeros(0, dtype=torch.long), persistent=False)
+        self.register_buffer("bank_text_features", torch.zeros(0, 0), persistent=False)
 
     # -------------------------------------------------------------------------------------------------------- binding
 
@@ -270,5 +279,6 @@ class CAPTModel(nn.Module):
         if settings.weight_keep:
             losses["loss_keep"] = keep_loss(refinement.residual)
             weights["loss_keep"] = settings.weight_keep
-        total = sum(weights[name] * value for name, value in losses.items())
+        first, *others = (weights[name] * value for name, value in losses.items())
+        total = sum(others, start=first)
         return {"loss": total, **losses}

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from ..bank.confusion_bank import ConfusionBank
 from .diff_manner_adapter import DiffMannerAdapter
-from .semantic_miner import PairSet
+from .semantic_miner import MinedPairs
 
 __all__ = ["SampleConfusionMiner", "SampleSet"]
 
@@ -72,7 +72,7 @@ class SampleConfusionMiner(nn.Module):
         cls: Tensor,
         tokens: Tensor,
         intensity: Tensor,
-        pairs: PairSet,
+        pairs: MinedPairs,
         project: Callable[[Tensor], Tensor],
         bank: ConfusionBank | None,
         to_bank: Tensor | None,
@@ -93,7 +93,7 @@ class SampleConfusionMiner(nn.Module):
             query_index: ``(B,)`` the bank's data-set index of each query, -1 for an image it was not built from.
         """
         u = self.confusion_feature(cls, tokens, intensity, project)
-        if bank is None:
+        if bank is None or to_bank is None or bank_text_features is None:
             return self._empty(u)
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
         target = to_bank[pairs.target]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PairSet", "SemanticConfusionMiner", "confusion_scores", "mine_pairs"]
+__all__ = ["MinedPairs", "PairSet", "SemanticConfusionMiner", "confusion_scores", "mine_pairs"]
 
 
 @dataclass(frozen=True)
-class PairSet:
+class MinedPairs:
     """The semantic confusion pairs (t, j_1 ... j_P) of B queries.
 
     Attributes:
@@ -22,16 +22,25 @@ class PairSet:
         partners: ``(B, P)`` int64 classes j, most confusable first; t itself where ``valid`` is False.
         scores: ``(B, P)`` S_j; 0 where not valid.
         valid: ``(B, P)`` bool; False only beyond the C - 1 classes that there are.
-        difference: ``(B, P, D)`` normalised D[t|j], what tells t from j; zero where not valid.
-        commonality: ``(B, P, D)`` normalised K[t, j], what they share; zero where not valid.
     """
 
     target: Tensor
     partners: Tensor
     scores: Tensor
     valid: Tensor
-    difference: Tensor | None = None
-    commonality: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PairSet(MinedPairs):
+    """Mined pairs with what is said of them.
+
+    Attributes:
+        difference: ``(B, P, D)`` normalised D[t|j], what tells t from j; zero where not valid.
+        commonality: ``(B, P, D)`` normalised K[t, j], what they share; zero where not valid.
+    """
+
+    difference: Tensor
+    commonality: Tensor
 
 
 def confusion_scores(probs: Tensor, target: Tensor, counts: Tensor, symmetric: bool = False) -> Tensor:
@@ -57,7 +66,7 @@ def confusion_scores(probs: Tensor, target: Tensor, counts: Tensor, symmetric: b
     return scores.scatter(1, target.unsqueeze(1), -torch.inf)
 
 
-def mine_pairs(probs: Tensor, counts: Tensor, num_pairs: int, symmetric: bool = False) -> PairSet:
+def mine_pairs(probs: Tensor, counts: Tensor, num_pairs: int, symmetric: bool = False) -> MinedPairs:
     """The P classes most confusable with each query's pseudo-label.
 
     Args:
@@ -75,7 +84,7 @@ def mine_pairs(probs: Tensor, counts: Tensor, num_pairs: int, symmetric: bool = 
         top = nn.functional.pad(top, (0, missing))
         partners = torch.cat([partners, target.unsqueeze(1).expand(-1, missing)], dim=1)
     valid = torch.arange(num_pairs, device=probs.device).expand(len(probs), -1) < found
-    return PairSet(target, partners, top, valid)
+    return MinedPairs(target, partners, top, valid)
 
 
 class SemanticConfusionMiner(nn.Module):
@@ -86,16 +95,20 @@ class SemanticConfusionMiner(nn.Module):
         symmetric: see :func:`confusion_scores`.
     """
 
+    counts: Tensor  # (C, C)
+    difference: Tensor  # (C, C, D) D[t|j] at [t, j]
+    commonality: Tensor  # (C, C, D) symmetric
+
     def __init__(self, num_pairs: int, symmetric: bool = False):
         super().__init__()
         self.num_pairs = num_pairs
         self.symmetric = symmetric
-        self.register_buffer("counts", torch.zeros(0, 0), persistent=False)  # (C, C)
-        self.register_buffer("difference", torch.zeros(0, 0, 0), persistent=False)  # (C, C, D) D[t|j] at [t, j]
-        self.register_buffer("commonality", torch.zeros(0, 0, 0), persistent=False)  # (C, C, D) symmetric
+        self.register_buffer("counts", torch.zeros(0, 0), persistent=False)
+        self.register_buffer("difference", torch.zeros(0, 0, 0), persistent=False)
+        self.register_buffer("commonality", torch.zeros(0, 0, 0), persistent=False)
 
     def set_classes(self, counts: Tensor, difference: Tensor, commonality: Tensor) -> None:
-        """Counts n and prompt features of the classes in use, see the buffers for shapes."""
+        """Counts n ``(C, C)`` and prompt features ``(C, C, D)`` of the classes in use."""
         self.counts, self.difference, self.commonality = counts, difference, commonality
 
     def forward(self, probs: Tensor) -> PairSet:

@@ -14,7 +14,7 @@ from .systematic import SystematicShift, fit_shift
 
 __all__ = ["PENALTIES", "choose_penalty", "set_shift"]
 
-PENALTIES = tuple(16 * 2.0**-step for step in range(16))  # from the most cautious on: 16 to 0.0005
+PENALTIES = tuple(16 * 3.0**-step for step in range(9))  # from the most cautious on: 16 to 0.0024
 
 
 @torch.no_grad()
@@ -37,35 +37,44 @@ def set_shift(
             no image.
         views: features of the run's shots by ``base``, in all the views that are kept.
         judge: zero-shot CLIP, serving the same classes.
-        judged: features of the shots by ``judge``, one view each under the test transform.
+        judged: features of the shots by ``judge``, in the same views.
         seed: of the halves.
     """
     shift, scale = systematic.shift, float(base.logit_scale)
-    z, label = _features(judged, shift.device)
+    z, label, is_plain = _features(judged, shift.device)
     generator = torch.Generator().manual_seed(seed)
-    choice = choose_penalty(z, label, judge.text_features, base.classnames, scale, generator)
+    choice = choose_penalty(z, label, is_plain, judge.text_features, base.classnames, scale, generator)
     if choice.strength is not None:
-        z, label = _features(views, shift.device)
+        z, label, _ = _features(views, shift.device)
         shift.copy_(fit_shift(z, label, base.text_features, [choice.strength], scale)[0])
     print(f"Systematic shift: penalty {choice}")
     return choice
 
 
-def _features(views: Iterable[ViewBatch], device: torch.device) -> tuple[Tensor, Tensor]:
-    """z ``(n, D)`` and labels ``(n,)`` of all views."""
-    parts = [(batch.z.to(device), batch.label.to(device)) for batch in views]
-    return torch.cat([z for z, _ in parts]), torch.cat([label for _, label in parts])
+def _features(views: Iterable[ViewBatch], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """z ``(n, D)``, labels ``(n,)`` and which are under the test transform ``(n,)`` of all views."""
+    parts = [(batch.z.to(device), batch.label.to(device), batch.view.to(device) == 0) for batch in views]
+    z, label, is_plain = (torch.cat(part) for part in zip(*parts, strict=True))
+    return z, label, is_plain
 
 
 @torch.no_grad()
 def choose_penalty(
-    z: Tensor, label: Tensor, texts: Tensor, classnames: Sequence[str], scale: float, generator: torch.Generator
+    z: Tensor,
+    label: Tensor,
+    is_plain: Tensor,
+    texts: Tensor,
+    classnames: Sequence[str],
+    scale: float,
+    generator: torch.Generator,
 ) -> HeldOutChoice:
     """The penalty of :func:`fit_shift` by held-out classes.
 
     Args:
-        z: ``(n, D)`` normalised features under the test transform, of a model that was not fitted to these images.
+        z: ``(n, D)`` normalised features by a model that was not fitted to these images.
         label: ``(n,)``.
+        is_plain: ``(n,)`` bool, views under the test transform. The shift is fitted to all views, and measured on
+            these, which are what a test sees.
         texts: ``(C, D)`` normalised T.
         classnames: C names.
         scale: CLIP's s.
@@ -75,13 +84,16 @@ def choose_penalty(
     if not halves:
         return HeldOutChoice.of(PENALTIES, None)
 
+    plain, plain_label = z[is_plain], label[is_plain]
+
     def fit_and_compare(classes: Half, rows: Half) -> Tensor:
-        (fitted, held), (fit_rows, held_rows) = classes, rows
+        (fitted, held), held_rows = classes, rows[1]
+        fit_rows = torch.isin(label, fitted.to(label.device))
         place = torch.searchsorted(fitted.to(label.device), label[fit_rows])
         shift = fit_shift(z[fit_rows], place, texts[fitted], PENALTIES, scale)  # (S, D)
-        truth = torch.searchsorted(held.to(label.device), label[held_rows])
-        before = z[held_rows] @ texts[held].t()  # (n_held, C_held)
+        truth = torch.searchsorted(held.to(label.device), plain_label[held_rows])
+        before = plain[held_rows] @ texts[held].t()  # (n_held, C_held)
         after = before + (shift @ texts[held].t()).unsqueeze(1)  # (S, n_held, C_held)
         return (after.argmax(dim=-1) == truth).float() - (before.argmax(dim=-1) == truth).float()
 
-    return HeldOutChoice.of(PENALTIES, held_out_gains(label, len(texts), halves, fit_and_compare))
+    return HeldOutChoice.of(PENALTIES, held_out_gains(plain_label, len(texts), halves, fit_and_compare))

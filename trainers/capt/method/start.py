@@ -28,8 +28,8 @@ def start_experts(
     for name, features in (("difference", difference), ("commonality", commonality)):
         off_diagonal = ~torch.eye(len(features), dtype=torch.bool, device=features.device)
         if num_centroids and off_diagonal.any():
-            mixture.experts[name].start_from_prompts(features[off_diagonal], num_centroids, generator)
+            mixture.expert(name).start_from_prompts(features[off_diagonal], num_centroids, generator)
     prompted = model.base.prompted
-    towers = [prompted.clip.transformer] + ([prompted.clip.visual.transformer] if prompted.is_vit else [])
-    if not any(mixture.experts["sample"].start_from_mlp(tower.resblocks[-1].mlp) for tower in towers):
+    towers = [prompted.clip.transformer] + ([prompted.vit.transformer] if prompted.is_vit else [])
+    if not any(mixture.expert("sample").start_from_mlp(tower.resblocks[-1].mlp) for tower in towers):
         print("Sample expert starts at random: no feed-forward network of this CLIP has the joint space's width")

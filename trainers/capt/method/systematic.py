@@ -20,7 +20,10 @@ from .experts import move
 __all__ = ["SystematicShift", "fit_shift"]
 
 MAX_STEPS = 30
+MAX_HALVINGS = 40  # where tau starts far too large the loss is all but straight, and a step millions too long
 TOLERANCE = 1e-9  # of the loss
+TEMPERATURE_PENALTY = 1e-6  # on (tau / s - 1)^2 / 2; finite also where the shots are told apart without an error
+MAX_CELLS = 2**25  # numbers in a table of penalties, images and classes; some six such tables are held at a time
 
 
 class SystematicShift(nn.Module):
@@ -48,7 +51,8 @@ def fit_shift(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float
     Minimises the mean over the images of the cross-entropy of tau (z + v) T^T, plus penalty / (2 C) |tau v|^2, over v
     and the temperature tau, which is thrown away. In tau and w = tau v the loss is convex, so Newton's method finds its
     one minimum; the curvature of w is that of C class biases, T^T M T, and costs no more with many images. The penalty
-    counts per class, since classes and not images are what v is common to.
+    counts per class, since classes and not images are what v is common to. Memory stays below 2 GB: penalties are taken
+    a few at a time, and of very many images every second, third ... is left out.
 
     Args:
         z: ``(n, D)`` normalised features.
@@ -60,6 +64,15 @@ def fit_shift(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float
     Returns:
         v ``(S, D)`` fp32.
     """
+    stride = -(-len(z) * len(texts) // MAX_CELLS)
+    z, label = z[::stride], label[::stride]
+    at_a_time = max(1, MAX_CELLS // (len(z) * len(texts)))
+    parts = [penalties[start : start + at_a_time] for start in range(0, len(penalties), at_a_time)]
+    return torch.cat([_newton(z, label, texts, part, scale) for part in parts])
+
+
+def _newton(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float], scale: float) -> Tensor:
+    """:func:`fit_shift` with all penalties and images at once."""
     num_classes = len(texts)
     cosines = (z @ texts.t()).double()  # (n, C)
     axes = _axes(texts)  # (D, k)
@@ -70,13 +83,14 @@ def fit_shift(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float
     def loss(theta: Tensor) -> Tensor:
         logits = theta[:, :1, None] * cosines + (theta[:, 1:] @ design.t()).unsqueeze(1)  # (S, n, C)
         fit = (logits.logsumexp(dim=-1) - logits[:, row, label]).mean(dim=1)
+        fit = fit + 0.5 * TEMPERATURE_PENALTY * (theta[:, 0] / scale - 1).pow(2)
         return fit + 0.5 * penalty.squeeze(1) * theta[:, 1:].pow(2).sum(dim=1)
 
     theta = cosines.new_zeros(len(penalties), 1 + design.shape[1])  # tau, then w along the axes
     theta[:, 0] = scale
     value = loss(theta)
     for _ in range(MAX_STEPS):
-        step = torch.linalg.solve(*_curvature_and_slope(theta, cosines, label, design, penalty))
+        step = torch.linalg.solve(*_curvature_and_slope(theta, cosines, label, design, penalty, scale))
         theta, lower = _line_search(loss, theta, step, value)
         is_settled = bool((value - lower).max() < TOLERANCE)
         value = lower
@@ -93,7 +107,7 @@ def _axes(texts: Tensor) -> Tensor:
 
 
 def _curvature_and_slope(
-    theta: Tensor, cosines: Tensor, label: Tensor, design: Tensor, penalty: Tensor
+    theta: Tensor, cosines: Tensor, label: Tensor, design: Tensor, penalty: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Second derivatives ``(S, k+1, k+1)`` and first ``(S, k+1)`` of the loss in (tau, w)."""
     n = len(cosines)
@@ -114,13 +128,16 @@ def _curvature_and_slope(
         ],
         dim=1,
     )
-    return curvature + 1e-9 * torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device), slope / n
+    slope = slope / n
+    slope[:, 0] += TEMPERATURE_PENALTY * (theta[:, 0] / scale - 1) / scale
+    curvature[:, 0, 0] += TEMPERATURE_PENALTY / scale**2
+    return curvature + 1e-9 * torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device), slope
 
 
 def _line_search(loss: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Halve each problem's step until its loss falls and tau stays positive; no step where none does."""
     length = torch.ones_like(value)
-    for _ in range(12):
+    for _ in range(MAX_HALVINGS):
         moved = theta - length.unsqueeze(1) * step
         lower = loss(moved)
         is_worse = (lower > value) | (moved[:, 0] <= 0)

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.data import DataLoader, Dataset
@@ -34,6 +35,8 @@ __all__ = [
     "encode_views",
     "hash_seed",
 ]
+
+ImageTransform = Callable[[Image.Image], Tensor]
 
 
 class ImageEncoder(Protocol):
@@ -65,10 +68,15 @@ class ViewBatch:
 
     def to(self, device: torch.device) -> ViewBatch:
         """The same on ``device``."""
-        return ViewBatch(**{k: None if v is None else v.to(device, non_blocking=True) for k, v in vars(self).items()})
+        return self.each(lambda value: value.to(device, non_blocking=True))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
+        """``change`` of every tensor that there is, ``(B, ...)``."""
+        changed: dict[str, Any] = {k: None if v is None else change(v) for k, v in vars(self).items()}
+        return ViewBatch(**changed)
 
 
-class ViewDataset(Dataset):
+class ViewDataset(Dataset[tuple[Tensor, int, int, int]]):
     """Views of images: item i is view i % V of the (i // V)-th image.
 
     Args:
@@ -85,9 +93,9 @@ class ViewDataset(Dataset):
         self,
         data_source: Sequence[Any],
         num_views: int,
-        test_transform: Callable,
-        train_transform: Callable,
-        read_image: Callable,
+        test_transform: ImageTransform,
+        train_transform: ImageTransform,
+        read_image: Callable[[str], Image.Image],
         seed: int,
         images: Sequence[int] | None = None,
     ):
@@ -107,11 +115,11 @@ class ViewDataset(Dataset):
         index = self.images[place]
         image = self.read_image(self.data_source[index].impath)
         if view == 0:
-            image = self.test_transform(image)
+            pixels = self.test_transform(image)
         else:
             with _seeded(self.seed, index, view):
-                image = self.train_transform(image)
-        return image, self.data_source[index].label, index, view
+                pixels = self.train_transform(image)
+        return pixels, self.data_source[index].label, index, view
 
 
 @contextmanager
@@ -161,9 +169,9 @@ class ViewEncoder:
         num_workers: processes that read images.
     """
 
-    test_transform: Callable
-    train_transform: Callable
-    read_image: Callable
+    test_transform: ImageTransform
+    train_transform: ImageTransform
+    read_image: Callable[[str], Image.Image]
     seed: int
     device: torch.device
     batch_size: int
@@ -194,12 +202,11 @@ class FeatureCache:
     def __init__(self, batches: Iterator[ViewBatch], num_views: int):
         parts = [batch.to(torch.device("cpu")) for batch in batches]
         self.num_views = num_views
-        self.rows = ViewBatch(
-            **{
-                name: None if getattr(parts[0], name) is None else torch.cat([getattr(part, name) for part in parts])
-                for name in vars(parts[0])
-            }
-        )
+        rows: dict[str, Any] = {
+            name: None if value is None else torch.cat([getattr(part, name) for part in parts])
+            for name, value in vars(parts[0]).items()
+        }
+        self.rows = ViewBatch(**rows)
 
     def __len__(self) -> int:
         """Images, not views."""
@@ -213,7 +220,7 @@ class FeatureCache:
     def take(self, index: Tensor, view: Tensor) -> ViewBatch:
         """Rows of images ``(B,)`` and views ``(B,)``."""
         row = index * self.num_views + view
-        return ViewBatch(**{name: None if value is None else value[row] for name, value in vars(self.rows).items()})
+        return self.rows.each(lambda value: value[row])
 
     def views(self, num_views: int, batch_size: int = 512) -> Iterator[ViewBatch]:
         """The first ``num_views`` views of every image, batch by batch."""
@@ -235,7 +242,7 @@ def cache_where_it_fits(
         max_gigabytes: what the cache may take.
     """
     gigabytes = 0.0
-    if prompted.is_vit:
+    if prompted.grid is not None and prompted.width is not None:
         size = torch.finfo(prompted.dtype).bits // 8
         gigabytes = FeatureCache.gigabytes(num_images, num_views, prompted.grid**2, prompted.width, size)
     if gigabytes > max_gigabytes:

@@ -16,7 +16,7 @@ import torch
 __all__ = ["checkpoint_file", "read_checkpoint", "write_atomically", "write_json"]
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
     """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], Any]) -> No
         raise
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """``value`` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
@@ -136,6 +136,5 @@ def _inert_pickle() -> ModuleType:
             return _Inert
 
     inert = ModuleType("inert_pickle")
-    inert.Unpickler = Unpickler
-    inert.load = lambda file, **kwargs: Unpickler(file, **kwargs).load()
+    vars(inert).update(Unpickler=Unpickler, load=lambda file, **kwargs: Unpickler(file, **kwargs).load())
     return inert

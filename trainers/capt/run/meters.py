@@ -19,13 +19,13 @@ class RunningMeans:
 
     @torch.no_grad()
     def add(self, figures: Mapping[str, Tensor]) -> None:
-        """Count the figures of one step."""
+        """Count the figures of one step, each a scalar."""
         for name, value in figures.items():
             self._sums[name] = self._sums.get(name, 0) + value.detach()
         self._number += 1
 
     def take(self) -> dict[str, Tensor]:
-        """The means of what was added, which is forgotten."""
+        """The means, each a scalar, of what was added, which is forgotten."""
         means = {name: value / self._number for name, value in self._sums.items()}
         self._sums, self._number = {}, 0
         return means

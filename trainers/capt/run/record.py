@@ -12,8 +12,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,12 +24,17 @@ from tqdm import tqdm
 from .files import write_atomically, write_json
 from .metrics import accuracies, confusion_report
 
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX as Host
+else:
+    Host = object  # the class that follows in the trainer's bases
+
 __all__ = ["RunRecordMixin", "code_commit", "relative_path"]
 
 FORMAT = 1
 
 
-class RunRecordMixin:
+class RunRecordMixin(Host):
     """Mix in before Dassl's ``TrainerX``; ``test`` prints what Dassl prints and writes the record besides."""
 
     transductive = False  # whether unlabelled images of the test classes are trained on
@@ -66,7 +72,10 @@ class RunRecordMixin:
         print(f"Evaluate on the *{split}* set")
 
         start = time.time()
-        labels, probs, base_probs, paths = [], [], [], []
+        labels: list[Tensor] = []
+        probs: list[Tensor] = []
+        base_probs: list[Tensor] = []
+        paths: list[str] = []
         for batch in tqdm(data_loader, disable=not sys.stderr.isatty()):
             input, label = self.parse_batch_test(batch)
             logits, base_logits = self.inference(input)
@@ -88,7 +97,9 @@ class RunRecordMixin:
             self._write_record(split, predictions, seconds, results)
         return next(iter(results.values()))
 
-    def _write_record(self, split: str, predictions: dict[str, Any], seconds: float, results: dict) -> None:
+    def _write_record(
+        self, split: str, predictions: dict[str, Any], seconds: float, results: Mapping[str, float]
+    ) -> None:
         labels, predicted = predictions["labels"], predictions["probs"].argmax(axis=1)
         plain, per_class = accuracies(labels, predicted)
         confusion = None
@@ -192,7 +203,7 @@ def relative_path(path: str, root: str) -> str:
     return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
 
 
-def _save_npz(path: str, arrays: dict[str, np.ndarray]) -> None:
+def _save_npz(path: str, arrays: dict[str, Any]) -> None:
     with open(path, "wb") as file:  # a file object keeps numpy from appending a second suffix
         np.savez_compressed(file, **arrays)
 

@@ -14,6 +14,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def keep_serving(run: str | Path, serving: Serving, prompt_files: Sequence[Path]
     (folder / "prompts").mkdir(parents=True, exist_ok=True)
     for path in prompt_files:
         target = folder / "prompts" / path.name
-        write_atomically(target, lambda temporary, path=path: shutil.copyfile(path, temporary))
+        write_atomically(target, partial(shutil.copyfile, path))
     write_json(folder / "serving.json", {"format": FORMAT, **asdict(serving)})
 
 
@@ -105,7 +106,7 @@ def keep_pair_features(
 def read_pair_features(
     run: str | Path, classnames: Sequence[str], base_digest: str, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor] | None:
-    """What :func:`keep_pair_features` stored of exactly these classes and this base model, else None.
+    """Both ``(C, C, D)`` that :func:`keep_pair_features` stored of just these classes and this base model, else None.
 
     Raises:
         ValueError: the file is damaged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +79,13 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(predictor: Predictor, images: Images, class_names=None, top_k: int = 5, batch_size: int = 100):
+def explain(
+    predictor: Predictor,
+    images: Images,
+    class_names: Sequence[str] | None = None,
+    top_k: int = 5,
+    batch_size: int = 100,
+) -> list[Explanation]:
     """One :class:`Explanation` an image; arguments as in :meth:`Predictor.predict`."""
     predictor.serve(class_names)
     found: list[Explanation] = []

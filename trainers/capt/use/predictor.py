@@ -52,7 +52,7 @@ __all__ = ["ImageError", "Prediction", "Predictor", "image_transform", "load", "
 logger = logging.getLogger(__name__)
 
 OTHER_BASE = "give the CLIP and the base learner that it was trained on by backbone and base_dir"
-Images = str | os.PathLike | Image.Image | Tensor | Sequence[str | os.PathLike | Image.Image]
+Images = str | os.PathLike[str] | Image.Image | Tensor | Sequence[str | os.PathLike[str] | Image.Image]
 
 
 class ImageError(ValueError):
@@ -164,8 +164,7 @@ class Predictor:
             for part in pixels.split(batch_size):
                 yield [None] * len(part), self.forward(part)
             return
-        single = isinstance(images, str | os.PathLike | Image.Image)
-        items = [images] if single else list(images)
+        items = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             pixels = torch.stack([self.transform(open_image(item)) for item in part])
@@ -215,12 +214,12 @@ class Predictor:
 
 
 def load(
-    run: str | os.PathLike,
+    run: str | os.PathLike[str],
     *,
     device: str | torch.device | None = None,
     epoch: int | None = None,
     backbone: str | None = None,
-    base_dir: str | os.PathLike | None = None,
+    base_dir: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Load what a CAPT run trained.
 
@@ -311,7 +310,9 @@ def _found(path: str, run: Path) -> str:
     return next((candidate for candidate in above if os.path.exists(candidate)), path)
 
 
-def _base_spec(node: CfgNode, dataset: str, template: str, run: Path, base_dir: str | os.PathLike | None) -> BaseSpec:
+def _base_spec(
+    node: CfgNode, dataset: str, template: str, run: Path, base_dir: str | os.PathLike[str] | None
+) -> BaseSpec:
     directory = _found(node.DIR, run) if base_dir is None else os.fspath(base_dir)
     if node.NAME != "ZeroshotCLIP" and not os.path.isdir(directory):
         raise FileNotFoundError(
@@ -345,7 +346,7 @@ def image_transform(node: dict[str, Any]) -> transforms.Compose:
     return transforms.Compose(steps)
 
 
-def open_image(item: str | os.PathLike | Image.Image) -> Image.Image:
+def open_image(item: str | os.PathLike[str] | Image.Image) -> Image.Image:
     """An RGB image from a file.
 
     Raises:

@@ -128,7 +128,7 @@ _TRAINER = {
 }
 
 
-def build_defaults():
+def build_defaults() -> CN:
     """Return a new ``CfgNode`` holding every default."""
     return CN(
         {

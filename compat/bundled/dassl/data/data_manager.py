@@ -1,29 +1,38 @@
 """From a data set to loaders."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torchvision.transforms as T
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
+from yacs.config import CfgNode
 
 from ..utils import read_image
-from .datasets import build_dataset
+from .datasets import Datum, build_dataset
 from .samplers import build_sampler
 from .seeding import EpochLoader, SeededSampler, sample_seed
 from .transforms import INTERPOLATION_MODES, build_transform
 
 __all__ = ["DataManager", "DatasetWrapper", "build_data_loader"]
 
+Transform = Callable[[Image.Image], Any]
+Transforms = Transform | list[Transform] | tuple[Transform, ...]
+
 
 def build_data_loader(
-    cfg,
-    sampler_type="SequentialSampler",
-    data_source=None,
-    batch_size=64,
-    n_domain=0,
-    n_ins=2,
-    tfm=None,
-    is_train=True,
-    dataset_wrapper=None,
-):
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] = None,  # type: ignore[assignment]  # Dassl's default, never used
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Transforms | None = None,
+    is_train: bool = True,
+    dataset_wrapper: "type[DatasetWrapper] | None" = None,
+) -> EpochLoader:
     """Build the loader of one split.
 
     Training loaders give each sample a seed (see ``seeding``), so the images do not depend on the number of workers.
@@ -68,7 +77,13 @@ class DataManager:
         dataset_wrapper: Class to use instead of ``DatasetWrapper``.
     """
 
-    def __init__(self, cfg, custom_tfm_train=None, custom_tfm_test=None, dataset_wrapper=None):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Transforms | None = None,
+        custom_tfm_test: Transforms | None = None,
+        dataset_wrapper: "type[DatasetWrapper] | None" = None,
+    ) -> None:
         dataset = build_dataset(cfg)
         tfm_train = _transform(cfg, custom_tfm_train, is_train=True)
         tfm_test = _transform(cfg, custom_tfm_test, is_train=False)
@@ -89,21 +104,21 @@ class DataManager:
             self._print_summary(cfg)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of classes."""
         return self._num_classes
 
     @property
-    def num_source_domains(self):
+    def num_source_domains(self) -> int:
         """Number of source domains in the configuration."""
         return self._num_source_domains
 
     @property
-    def lab2cname(self):
+    def lab2cname(self) -> dict[int, str]:
         """Label -> class name."""
         return self._lab2cname
 
-    def _print_summary(self, cfg):
+    def _print_summary(self, cfg: CfgNode) -> None:
         """Print the table of sizes."""
         data = self.dataset
         rows = [("Dataset", cfg.DATASET.NAME)]
@@ -121,14 +136,14 @@ class DataManager:
         print(_table(rows))
 
 
-def _transform(cfg, custom, is_train):
+def _transform(cfg: CfgNode, custom: Transforms | None, is_train: bool) -> Transforms | None:
     if custom is None:
         return build_transform(cfg, is_train=is_train)
     print(f"* Using custom transform for {'training' if is_train else 'testing'}")
     return custom
 
 
-def _loader(cfg, loader_cfg, data_source, common):
+def _loader(cfg: CfgNode, loader_cfg: CfgNode, data_source: Sequence[Datum], common: dict[str, Any]) -> EpochLoader:
     domain_keys = {"n_domain": loader_cfg.N_DOMAIN, "n_ins": loader_cfg.N_INS} if common["is_train"] else {}
     return build_data_loader(
         cfg,
@@ -140,14 +155,14 @@ def _loader(cfg, loader_cfg, data_source, common):
     )
 
 
-def _table(rows):
+def _table(rows: list[tuple[str, str]]) -> str:
     """Two left-aligned columns between two rules, as tabulate's "simple" style has them."""
     left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
     rule = f"{'-' * left}  {'-' * right}"
     return "\n".join([rule, *(f"{key:<{left}}  {value:<{right}}".rstrip() for key, value in rows), rule])
 
 
-class DatasetWrapper(TorchDataset):
+class DatasetWrapper(TorchDataset[dict[str, Any]]):
     """Images of a list of ``Datum``, read and transformed.
 
     Args:
@@ -160,10 +175,12 @@ class DatasetWrapper(TorchDataset):
         ValueError: K_TRANSFORMS is above 1 and there is no transform.
     """
 
-    def __init__(self, cfg, data_source, transform=None, is_train=False):
+    def __init__(
+        self, cfg: CfgNode, data_source: Sequence[Datum], transform: Transforms | None = None, is_train: bool = False
+    ) -> None:
         self.cfg = cfg
         self.data_source = data_source
-        self.transform = transform
+        self.transform: Any = transform  # one, or several
         self.is_train = is_train
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
@@ -174,28 +191,28 @@ class DatasetWrapper(TorchDataset):
             steps.append(T.Normalize(mean=cfg.INPUT.PIXEL_MEAN, std=cfg.INPUT.PIXEL_STD))
         self.to_tensor = T.Compose(steps)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.data_source)
 
-    def __getitem__(self, idx):
+    def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return a dict: label, domain, impath, index, the image(s) and, with RETURN_IMG0, ``img0``."""
         item = self.data_source[idx]
-        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx)}
+        output: dict[str, Any] = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": int(idx)}
         image = read_image(item.impath)
         if self.transform is None:
             output["img"] = image
         else:
             with sample_seed(idx):
-                output.update(self._transformed(image))
+                output.update(self._transformed(self.transform, image))
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _transformed(self, image):
-        if not isinstance(self.transform, (list, tuple)):
-            return {"img": self._apply(self.transform, image)}
-        return {f"img{i + 1}" if i else "img": self._apply(tfm, image) for i, tfm in enumerate(self.transform)}
+    def _transformed(self, transform: Transforms, image: Image.Image) -> dict[str, Any]:
+        if not isinstance(transform, (list, tuple)):
+            return {"img": self._apply(transform, image)}
+        return {f"img{i + 1}" if i else "img": self._apply(tfm, image) for i, tfm in enumerate(transform)}
 
-    def _apply(self, tfm, image):
+    def _apply(self, tfm: Transform, image: Image.Image) -> Any:
         """One tensor, or a list of K of them."""
         return tfm(image) if self.k_tfm == 1 else [tfm(image) for _ in range(self.k_tfm)]

@@ -1,9 +1,18 @@
 """Times, losses and the log line of one epoch."""
 
+from __future__ import annotations
+
 import datetime
 import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from ..utils import AverageMeter, MetricMeter
+
+if TYPE_CHECKING:
+    from .trainer import SimpleTrainer
 
 __all__ = ["EpochMeters"]
 
@@ -15,19 +24,19 @@ class EpochMeters:
     printed, so that a step needs no host-device sync.
     """
 
-    def __init__(self, trainer):
+    def __init__(self, trainer: SimpleTrainer) -> None:
         self.trainer = trainer
         self.losses = MetricMeter()
         self.batch_time = AverageMeter()
         self.data_time = AverageMeter()
-        self.pending = []
+        self.pending: list[tuple[str, Tensor | float, int]] = []
         self.end = time.time()
 
-    def got_data(self):
+    def got_data(self) -> None:
         """Note the time waited for the batch."""
         self.data_time.update(time.time() - self.end)
 
-    def trained(self, loss_summary):
+    def trained(self, loss_summary: Mapping[str, Tensor | float] | None) -> None:
         """Note the time and the figures of the batch; print where it is due."""
         trainer = self.trainer
         self.batch_time.update(time.time() - self.end)
@@ -44,7 +53,7 @@ class EpochMeters:
             self._write()
         self.end = time.time()
 
-    def _line(self, batch, lr):
+    def _line(self, batch: int, lr: float) -> str:
         trainer = self.trainer
         left = trainer.num_batches - batch + (trainer.max_epoch - trainer.epoch - 1) * trainer.num_batches
         eta = datetime.timedelta(seconds=int(self.batch_time.avg * left))
@@ -59,7 +68,7 @@ class EpochMeters:
         ]
         return " ".join(parts)
 
-    def _write(self):
+    def _write(self) -> None:
         for tag, value, step in self.pending:
             self.trainer.write_scalar(tag, float(value), step)
         self.pending.clear()

@@ -1,6 +1,7 @@
 """Random states of a process as plain tensors, so that a checkpoint holding them loads with ``weights_only=True``."""
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,10 +9,12 @@ import torch
 __all__ = ["get_rng_state", "set_rng_state"]
 
 
-def get_rng_state():
+def get_rng_state() -> dict[str, Any]:
     """Return the states of ``random``, ``numpy.random``, ``torch`` and every GPU that has been used."""
     version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state = np.random.get_state()  # noqa: NPY002
+    assert isinstance(state, tuple)
+    _, keys, position, has_gauss, cached = state
     return {
         "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
         "numpy": {
@@ -25,7 +28,7 @@ def get_rng_state():
     }
 
 
-def set_rng_state(state):
+def set_rng_state(state: dict[str, Any]) -> None:
     """Bring the generators back to a state from ``get_rng_state``.
 
     GPU states are restored if there are as many GPUs as when they were saved; otherwise this is said and left out.

@@ -1,6 +1,10 @@
 """Backbone, optional head, linear classifier."""
 
+from typing import Any
+
 import torch.nn as nn
+from torch import Tensor
+from yacs.config import CfgNode
 
 from ..modeling import build_backbone, build_head
 
@@ -16,7 +20,7 @@ class SimpleNet(nn.Module):
         num_classes: Classes; 0 leaves the classifier out.
     """
 
-    def __init__(self, cfg, model_cfg, num_classes, **kwargs):
+    def __init__(self, cfg: CfgNode, model_cfg: CfgNode, num_classes: int, **kwargs: Any) -> None:
         super().__init__()
         backbone, head = model_cfg.BACKBONE, model_cfg.HEAD
         self.backbone = build_backbone(backbone.NAME, verbose=cfg.VERBOSE, pretrained=backbone.PRETRAINED, **kwargs)
@@ -38,11 +42,11 @@ class SimpleNet(nn.Module):
         self._fdim = fdim
 
     @property
-    def fdim(self):
+    def fdim(self) -> int:
         """Width of the features."""
         return self._fdim
 
-    def forward(self, x, return_feature=False):
+    def forward(self, x: Tensor, return_feature: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits ``(B, C)`` of images ``(B, 3, H, W)``, with ``return_feature`` also the features."""
         feature = self.backbone(x)
         if self.head is not None:

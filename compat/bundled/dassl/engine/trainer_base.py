@@ -1,13 +1,23 @@
 """Registered models with their checkpoints, and the order of a run."""
 
+from __future__ import annotations
+
 import os.path as osp
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..utils import load_checkpoint, save_checkpoint, tolist_if_not
 from ..utils.checkpoints import read_for_resume, resume_from_state, saved_epochs
 from .rng_state import get_rng_state, set_rng_state
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["TrainerBase"]
 
@@ -15,15 +25,23 @@ __all__ = ["TrainerBase"]
 class TrainerBase:
     """Registered models with their optimisers and schedules, and the loop over epochs."""
 
-    def __init__(self):
-        self._models = OrderedDict()
-        self._optims = OrderedDict()
-        self._scheds = OrderedDict()
-        self._writer = None
+    epoch: int
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
+        self._scheds: OrderedDict[str, LRScheduler | None] = OrderedDict()
+        self._writer: SummaryWriter | None = None
 
     # Models
 
-    def register_model(self, name="model", model=None, optim=None, sched=None):
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module = None,  # type: ignore[assignment]  # Dassl's default, which stands for no model
+        optim: Optimizer | None = None,
+        sched: LRScheduler | None = None,
+    ) -> None:
         """Put a model under the trainer's care: it is saved, resumed and switched between training and eval mode.
 
         Args:
@@ -45,7 +63,7 @@ class TrainerBase:
         self._optims[name] = optim
         self._scheds[name] = sched
 
-    def get_model_names(self, names=None):
+    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
         """Return all registered names, or the given one(s) after a check that they are registered."""
         if names is None:
             return list(self._models)
@@ -54,7 +72,7 @@ class TrainerBase:
             assert name in self._models, f"no model is registered as {name!r}; there are {list(self._models)}"
         return names
 
-    def set_model_mode(self, mode="train", names=None):
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """Switch registered models to ``train`` or ``test``/``eval`` mode."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(mode)
@@ -63,7 +81,14 @@ class TrainerBase:
 
     # Checkpoints
 
-    def save_model(self, epoch, directory, is_best=False, val_result=None, model_name=""):
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
         """Write one checkpoint per registered model into ``directory/<name>/``.
 
         Beside Dassl's five entries it holds what an exact resume needs: ``rng_state``, ``best_result`` and, with mixed
@@ -92,7 +117,7 @@ class TrainerBase:
             }
             save_checkpoint(state, osp.join(directory, name), is_best=is_best, model_name=model_name)
 
-    def resume_model_if_exist(self, directory):
+    def resume_model_if_exist(self, directory: str) -> int:
         """Resume every registered model from ``directory/<name>/`` if all of them have a checkpoint.
 
         Returns:
@@ -118,7 +143,7 @@ class TrainerBase:
         self._restore_run_state(checkpoint)
         return checkpoint["epoch"]
 
-    def _restore_run_state(self, checkpoint):
+    def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
         """Random states, best result and loss scaler, as far as the checkpoint has them (Dassl's own has none)."""
         scaler = getattr(self, "scaler", None)
         if scaler is not None and checkpoint.get("scaler"):
@@ -128,7 +153,7 @@ class TrainerBase:
         if checkpoint.get("rng_state") is not None:
             set_rng_state(checkpoint["rng_state"])
 
-    def load_model(self, directory, epoch=None):
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the weights of every registered model from ``directory/<name>/``, strictly.
 
         Args:
@@ -157,35 +182,35 @@ class TrainerBase:
 
     # Optimisation
 
-    def update_lr(self, names=None):
+    def update_lr(self, names: str | list[str] | None = None) -> None:
         """Step the schedules; trainers call it on the last batch of an epoch."""
         for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+            if (sched := self._scheds[name]) is not None:
+                sched.step()
 
-    def detect_anomaly(self, loss):
+    def detect_anomaly(self, loss: Tensor) -> None:
         """Raise FloatingPointError if the loss is not finite."""
         if not torch.isfinite(loss).all():
             raise FloatingPointError("Loss is infinite or NaN!")
 
-    def model_zero_grad(self, names=None):
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         """Clear the gradients."""
         for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+            if (optim := self._optims[name]) is not None:
+                optim.zero_grad()
 
-    def model_backward(self, loss):
+    def model_backward(self, loss: Tensor) -> None:
         """Check the loss and back-propagate it."""
         self.detect_anomaly(loss)
         loss.backward()
 
-    def model_update(self, names=None):
+    def model_update(self, names: str | list[str] | None = None) -> None:
         """Step the optimisers."""
         for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+            if (optim := self._optims[name]) is not None:
+                optim.step()
 
-    def model_backward_and_update(self, loss, names=None):
+    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
         """Clear the gradients, back-propagate, step."""
         self.model_zero_grad(names)
         self.model_backward(loss)
@@ -193,7 +218,7 @@ class TrainerBase:
 
     # Tensorboard
 
-    def init_writer(self, log_dir):
+    def init_writer(self, log_dir: str) -> None:
         """Open the tensorboard writer, once."""
         if self.__dict__.get("_writer") is not None:
             return
@@ -204,19 +229,19 @@ class TrainerBase:
         print(f"Initialize tensorboard (log_dir={log_dir})")
         self._writer = SummaryWriter(log_dir=log_dir)
 
-    def close_writer(self):
+    def close_writer(self) -> None:
         """Close the tensorboard writer if there is one."""
         if self._writer is not None:
             self._writer.close()
 
-    def write_scalar(self, tag, scalar_value, global_step=None):
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Write one figure to tensorboard if there is a writer."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
 
     # Life cycle
 
-    def train(self, start_epoch, max_epoch):
+    def train(self, start_epoch: int, max_epoch: int) -> None:
         """Run the epochs from ``start_epoch`` up to, not including, ``max_epoch``."""
         self.start_epoch = start_epoch
         self.max_epoch = max_epoch
@@ -228,42 +253,42 @@ class TrainerBase:
             self.after_epoch()
         self.after_train()
 
-    def before_train(self):
+    def before_train(self) -> None:
         """Hook before the first epoch."""
 
-    def after_train(self):
+    def after_train(self) -> None:
         """Hook behind the last epoch."""
 
-    def before_epoch(self):
+    def before_epoch(self) -> None:
         """Hook before each epoch."""
 
-    def after_epoch(self):
+    def after_epoch(self) -> None:
         """Hook behind each epoch."""
 
-    def run_epoch(self):
+    def run_epoch(self) -> None:
         """Train one epoch."""
         raise NotImplementedError
 
-    def test(self):
+    def test(self) -> float:
         """Evaluate."""
         raise NotImplementedError
 
-    def parse_batch_train(self, batch):
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, ...]:
         """Take a training batch apart."""
         raise NotImplementedError
 
-    def parse_batch_test(self, batch):
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Take a test batch apart."""
         raise NotImplementedError
 
-    def forward_backward(self, batch):
+    def forward_backward(self, batch: dict[str, Any]) -> Mapping[str, Tensor | float] | None:
         """Train on one batch; return named figures or None."""
         raise NotImplementedError
 
-    def model_inference(self, input):
+    def model_inference(self, input: Tensor) -> Tensor:
         """Return logits for a test input."""
         raise NotImplementedError
 
 
-def _holds_checkpoint(folder):
+def _holds_checkpoint(folder: str) -> bool:
     return osp.exists(osp.join(folder, "checkpoint")) or bool(saved_epochs(folder))

@@ -2,9 +2,13 @@
 
 import os.path as osp
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from yacs.config import CfgNode
 
 from ..utils.atomic import atomic_path
 from ..utils.tools import mkdir_if_missing
@@ -20,18 +24,20 @@ class EvaluatorBase:
         cfg: Configuration.
     """
 
-    def __init__(self, cfg):
+    _lab2cname: dict[int, str] | None  # of an evaluator that names classes
+
+    def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything."""
         raise NotImplementedError
 
-    def process(self, mo, gt):
+    def process(self, mo: Tensor, gt: Tensor) -> None:
         """Take one batch: model output and ground truth."""
         raise NotImplementedError
 
-    def evaluate(self):
+    def evaluate(self) -> OrderedDict[str, float]:
         """Return the results, the deciding one first."""
         raise NotImplementedError
 
@@ -45,24 +51,24 @@ class Classification(EvaluatorBase):
         lab2cname: Label -> class name; needed by TEST.PER_CLASS_RESULT.
     """
 
-    def __init__(self, cfg, lab2cname=None, **kwargs):
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
         super().__init__(cfg)
         if cfg.TEST.PER_CLASS_RESULT:
             assert lab2cname is not None, "TEST.PER_CLASS_RESULT needs the class names (lab2cname)"
         self._lab2cname = lab2cname
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything."""
-        self._labels = []
-        self._predictions = []
+        self._labels: list[Tensor] = []
+        self._predictions: list[Tensor] = []
 
-    def process(self, mo, gt):
+    def process(self, mo: Tensor, gt: Tensor) -> None:
         """Take logits ``(B, C)`` and labels ``(B,)``; both stay on their device until ``evaluate``."""
         self._predictions.append(mo.max(1)[1].detach())
         self._labels.append(gt.detach())
 
-    def evaluate(self):
+    def evaluate(self) -> OrderedDict[str, float]:
         """Print the result block and return it.
 
         Returns:
@@ -76,7 +82,7 @@ class Classification(EvaluatorBase):
         labels = torch.cat(self._labels).cpu().numpy()  # (M,)
         predictions = torch.cat(self._predictions).cpu().numpy()  # (M,)
         total, correct = len(labels), int((labels == predictions).sum())
-        results = OrderedDict()
+        results: OrderedDict[str, float] = OrderedDict()
         results["accuracy"] = 100.0 * correct / total
         results["error_rate"] = 100.0 - results["accuracy"]
         results["macro_f1"] = 100.0 * macro_f1(labels, predictions)
@@ -94,9 +100,10 @@ class Classification(EvaluatorBase):
             self._save_confusion_matrix(labels, predictions)
         return results
 
-    def _print_per_class(self, labels, predictions):
+    def _print_per_class(self, labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
         print("=> per-class result")
         accuracies = []
+        assert self._lab2cname is not None  # __init__ has looked
         for label in np.unique(labels):
             hits = predictions[labels == label] == label
             accuracies.append(100.0 * int(hits.sum()) / len(hits))
@@ -110,7 +117,7 @@ class Classification(EvaluatorBase):
         print(f"* average: {mean:.1f}%")
         return mean
 
-    def _save_confusion_matrix(self, labels, predictions):
+    def _save_confusion_matrix(self, labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> None:
         mkdir_if_missing(self.cfg.OUTPUT_DIR)
         fpath = osp.join(self.cfg.OUTPUT_DIR, "cmat.pt")
         with atomic_path(fpath) as part:
@@ -119,7 +126,7 @@ class Classification(EvaluatorBase):
         print(f"Confusion matrix is saved to {fpath}")
 
 
-def macro_f1(labels, predictions):
+def macro_f1(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> float:
     """Mean F1 over the classes that occur in ``labels`` (range 0 to 1).
 
     Args:
@@ -134,7 +141,7 @@ def macro_f1(labels, predictions):
     return float(np.mean(2 * hits[present] / (in_labels + in_predictions)[present]))
 
 
-def confusion_matrix(labels, predictions):
+def confusion_matrix(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> NDArray[np.float64]:
     """Row-normalised confusion matrix over the sorted labels that occur in either argument.
 
     Args:

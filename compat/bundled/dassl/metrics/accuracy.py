@@ -1,9 +1,15 @@
 """Top-k accuracy."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 __all__ = ["compute_accuracy"]
 
 
-def compute_accuracy(output, target, topk=(1,)):
+def compute_accuracy(
+    output: Tensor | tuple[Tensor, ...] | list[Tensor], target: Tensor, topk: Sequence[int] = (1,)
+) -> list[Tensor]:
     """Return the top-k accuracies of a batch.
 
     Args:

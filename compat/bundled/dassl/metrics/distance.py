@@ -1,11 +1,12 @@
 """Distances between the rows of two matrices."""
 
 import torch.nn.functional as F
+from torch import Tensor
 
 __all__ = ["compute_distance_matrix", "cosine_distance", "euclidean_squared_distance"]
 
 
-def compute_distance_matrix(input1, input2, metric="euclidean"):
+def compute_distance_matrix(input1: Tensor, input2: Tensor, metric: str = "euclidean") -> Tensor:
     """Return the distances ``(M, N)`` between the rows of ``input1`` (M, D) and ``input2`` (N, D).
 
     Args:
@@ -25,12 +26,12 @@ def compute_distance_matrix(input1, input2, metric="euclidean"):
     raise ValueError(f'metric must be "euclidean" or "cosine", got "{metric}"')
 
 
-def euclidean_squared_distance(input1, input2):
+def euclidean_squared_distance(input1: Tensor, input2: Tensor) -> Tensor:
     """Squared Euclidean distances ``(M, N)``."""
     squares = input1.pow(2).sum(1, keepdim=True) + input2.pow(2).sum(1)  # (M, N)
     return squares - 2 * input1 @ input2.t()
 
 
-def cosine_distance(input1, input2):
+def cosine_distance(input1: Tensor, input2: Tensor) -> Tensor:
     """One minus the cosine similarities, ``(M, N)``."""
     return 1 - F.normalize(input1, dim=1) @ F.normalize(input2, dim=1).t()

@@ -1,19 +1,24 @@
 """The one head there is: a multi-layer perceptron."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch.nn as nn
 
 from .build import HEAD_REGISTRY
 
 __all__ = ["mlp"]
 
-_ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "tanh": nn.Tanh}
 
 
 class MLP(nn.Sequential):
     """Linear, batch norm, activation and dropout per hidden layer; ``out_features`` is the width of the last."""
 
-    def __init__(self, in_features, hidden_layers, activation, bn, dropout):
-        layers = []
+    def __init__(
+        self, in_features: int, hidden_layers: Sequence[int], activation: str, bn: bool, dropout: float
+    ) -> None:
+        layers: list[nn.Module] = []
         for width in hidden_layers:
             layers.append(nn.Linear(in_features, width))
             if bn:
@@ -27,7 +32,14 @@ class MLP(nn.Sequential):
 
 
 @HEAD_REGISTRY.register()
-def mlp(in_features=2048, hidden_layers=(), activation="relu", bn=True, dropout=0.0, **kwargs):
+def mlp(
+    in_features: int = 2048,
+    hidden_layers: int | Sequence[int] = (),
+    activation: str = "relu",
+    bn: bool = True,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> MLP:
     """Build an MLP head.
 
     Args:

@@ -1,8 +1,12 @@
 """Learning-rate schedules, stepped once an epoch, with an optional warm-up in front."""
 
 import warnings
+from typing import Any
 
+from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
+from yacs.config import CfgNode
 
 __all__ = ["ConstantWarmupScheduler", "LinearWarmupScheduler", "build_lr_scheduler", "restore_scheduler"]
 
@@ -16,27 +20,27 @@ class WarmupScheduler(LRScheduler):
     only the successor, and ``last_epoch`` of the wrapper stays.
     """
 
-    def __init__(self, optimizer, successor, warmup_epoch, last_epoch=-1):
+    def __init__(self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, last_epoch: int = -1) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
     @property
-    def is_warm(self):
+    def is_warm(self) -> bool:
         """Whether the successor has taken over."""
         return self.last_epoch >= self.warmup_epoch
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float | Tensor) -> float | Tensor:
         """Rate of the current epoch for a parameter group whose base rate is ``base_lr``."""
         raise NotImplementedError
 
-    def get_lr(self):
+    def get_lr(self) -> list[float | Tensor]:
         """Rates that the next update sets."""
         if self.is_warm:
             return self.successor.get_last_lr()
         return [self.warmup_lr(base_lr) for base_lr in self.base_lrs]
 
-    def step(self, epoch=None):
+    def step(self, epoch: int | None = None) -> None:
         """Go to the next epoch."""
         if not self.is_warm:
             return super().step(epoch)
@@ -44,14 +48,14 @@ class WarmupScheduler(LRScheduler):
         self._last_lr = list(self.successor.get_last_lr())
         return None
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         """State as plain numbers: the successor goes in as its state dict, not as an object."""
         own = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "successor")}
         # The milestones of MultiStepLR are a Counter, which weights_only of older torch does not know.
         inner = {k: dict(v) if isinstance(v, dict) else v for k, v in self.successor.state_dict().items()}
         return {**own, "successor": inner}
 
-    def load_state_dict(self, state_dict):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Move to the epoch of a saved state; the schedule itself stays the configured one."""
         restore_scheduler(self, state_dict)
 
@@ -59,11 +63,13 @@ class WarmupScheduler(LRScheduler):
 class ConstantWarmupScheduler(WarmupScheduler):
     """Warm-up at the constant rate ``cons_lr``."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, cons_lr, last_epoch=-1):
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, cons_lr: float, last_epoch: int = -1
+    ) -> None:
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float | Tensor) -> float | Tensor:
         """``cons_lr``, whatever the base rate."""
         return self.cons_lr
 
@@ -71,16 +77,18 @@ class ConstantWarmupScheduler(WarmupScheduler):
 class LinearWarmupScheduler(WarmupScheduler):
     """Warm-up from ``min_lr`` in epoch 0 along ``base * epoch / warmup_epoch``."""
 
-    def __init__(self, optimizer, successor, warmup_epoch, min_lr, last_epoch=-1):
+    def __init__(
+        self, optimizer: Optimizer, successor: LRScheduler, warmup_epoch: int, min_lr: float, last_epoch: int = -1
+    ) -> None:
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch)
 
-    def warmup_lr(self, base_lr):
+    def warmup_lr(self, base_lr: float | Tensor) -> float | Tensor:
         """``min_lr`` in epoch 0, then a share of the base rate."""
         return base_lr * self.last_epoch / self.warmup_epoch if self.last_epoch > 0 else self.min_lr
 
 
-def build_lr_scheduler(optimizer, optim_cfg):
+def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     """Build the schedule ``optim_cfg.LR_SCHEDULER``, wrapped in a warm-up if WARMUP_EPOCH is above 0.
 
     Raises:
@@ -99,12 +107,12 @@ def build_lr_scheduler(optimizer, optim_cfg):
     raise ValueError(f"OPTIM.WARMUP_TYPE must be constant or linear, got {optim_cfg.WARMUP_TYPE}")
 
 
-def _build_schedule(optimizer, optim_cfg):
+def _build_schedule(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     name, stepsize, max_epoch = optim_cfg.LR_SCHEDULER, optim_cfg.STEPSIZE, optim_cfg.MAX_EPOCH
     if name not in SCHEDULES:
         raise ValueError(f"scheduler must be one of {SCHEDULES}, but got {name}")
     if name == "cosine":
-        return CosineAnnealingLR(optimizer, float(max_epoch))
+        return CosineAnnealingLR(optimizer, float(max_epoch))  # type: ignore[arg-type]  # checkpoints hold a float
     if name == "multi_step":
         if not isinstance(stepsize, (list, tuple)):
             raise TypeError(f"OPTIM.STEPSIZE must be a list or tuple for multi_step, got {stepsize!r}")
@@ -116,7 +124,7 @@ def _build_schedule(optimizer, optim_cfg):
     return StepLR(optimizer, step_size=stepsize if stepsize > 0 else max_epoch, gamma=optim_cfg.GAMMA)
 
 
-def restore_scheduler(scheduler, state):
+def restore_scheduler(scheduler: LRScheduler, state: dict[str, Any]) -> None:
     """Move ``scheduler`` to where the saved ``state`` had come, by stepping it as often from its start.
 
     Stepping gives the very rates of an uninterrupted run, and nothing of the saved schedule (T_max, milestones) or of
@@ -140,7 +148,7 @@ def restore_scheduler(scheduler, state):
             scheduler.step()
 
 
-def _steps_taken(state):
+def _steps_taken(state: dict[str, Any]) -> int:
     """Number of ``step()`` calls behind a saved state, the one of the constructor not counted."""
     inner = state.get("successor")
     if inner is None:
@@ -149,7 +157,7 @@ def _steps_taken(state):
     return state["last_epoch"] + inner["_step_count"] - 1
 
 
-def _rewind(scheduler, successor):
+def _rewind(scheduler: LRScheduler, successor: LRScheduler | None) -> None:
     """Bring a schedule (and its successor) and the optimiser's rates back to epoch 0."""
     for group, lr in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, strict=True):
         group["lr"] = group["initial_lr"] = lr

@@ -2,12 +2,13 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 __all__ = ["atomic_path"]
 
 
 @contextlib.contextmanager
-def atomic_path(fpath):
+def atomic_path(fpath: str | os.PathLike[str]) -> Iterator[str]:
     """Yield a path beside ``fpath`` to write to; on success it is synced to disk and renamed to ``fpath``.
 
     A process killed meanwhile leaves the old file as it was. What it had written stays as the hidden file

@@ -7,8 +7,13 @@ import re
 import shutil
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from . import restricted_pickle
 from .atomic import atomic_path
@@ -20,12 +25,18 @@ POINTER = "checkpoint"
 BEST = "model-best.pth.tar"
 
 
-def strip_module(state_dict):
+def strip_module(state_dict: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """Return a state dict without the ``module.`` that DataParallel puts in front of each key."""
     return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())
 
 
-def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True, model_name=""):
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
     """Write a checkpoint and the pointer file that names it.
 
     Both are written beside their place, synced and renamed, so a killed process leaves the older files intact.
@@ -53,7 +64,7 @@ def save_checkpoint(state, save_dir, is_best=False, remove_module_from_keys=True
         print(f'Best checkpoint saved to "{best}"')
 
 
-def load_checkpoint(fpath):
+def load_checkpoint(fpath: str | None) -> dict[str, Any]:
     """Read a checkpoint file.
 
     Files that ``torch.load(weights_only=True)`` reads are read so. Older ones hold pickled scheduler objects; they go
@@ -79,7 +90,7 @@ def load_checkpoint(fpath):
         raise
 
 
-def _load(fpath, map_location):
+def _load(fpath: str, map_location: str | None) -> Any:
     if _is_torchscript(fpath):  # torch.load would hand it to torch.jit.load
         raise pickle.UnpicklingError(
             f'"{fpath}" is a TorchScript archive, not a checkpoint; load it with torch.jit.load'
@@ -94,7 +105,7 @@ def _load(fpath, map_location):
         ) from error
 
 
-def _load_restricted(fpath, map_location):
+def _load_restricted(fpath: str, map_location: str | None) -> Any:
     """Read a file that holds more than plain data."""
     module = restricted_pickle.pickle_module
     try:
@@ -106,14 +117,14 @@ def _load_restricted(fpath, map_location):
         ) from None
 
 
-def _is_torchscript(fpath):
+def _is_torchscript(fpath: str) -> bool:
     if not zipfile.is_zipfile(fpath):
         return False
     with zipfile.ZipFile(fpath) as archive:
         return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
-def current_checkpoint(fdir):
+def current_checkpoint(fdir: str) -> str:
     """Return the path of the checkpoint that the folder's pointer file names.
 
     Without a pointer (the process was killed between the two writes) the file of the latest epoch is taken, and said.
@@ -133,13 +144,15 @@ def current_checkpoint(fdir):
     return latest
 
 
-def saved_epochs(fdir):
+def saved_epochs(fdir: str) -> list[int]:
     """Return the epochs whose files are in the folder."""
     names = os.listdir(fdir) if osp.isdir(fdir) else []
     return [int(match[1]) for match in (re.fullmatch(r"model\.pth\.tar-(\d+)", name) for name in names) if match]
 
 
-def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
+def resume_from_checkpoint(
+    fdir: str, model: nn.Module, optimizer: Optimizer | None = None, scheduler: LRScheduler | None = None
+) -> int:
     """Bring model, optimiser and scheduler to where the checkpoint of a folder left them.
 
     Args:
@@ -155,14 +168,19 @@ def resume_from_checkpoint(fdir, model, optimizer=None, scheduler=None):
     return resume_from_state(read_for_resume(fdir), model, optimizer, scheduler)
 
 
-def read_for_resume(fdir):
+def read_for_resume(fdir: str) -> dict[str, Any]:
     """Load the folder's current checkpoint, saying so."""
     fpath = current_checkpoint(fdir)
     print(f'Loading checkpoint from "{fpath}"')
     return load_checkpoint(fpath)
 
 
-def resume_from_state(checkpoint, model, optimizer=None, scheduler=None):
+def resume_from_state(
+    checkpoint: dict[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer | None = None,
+    scheduler: LRScheduler | None = None,
+) -> int:
     """Do what ``resume_from_checkpoint`` does with a checkpoint that is loaded already."""
     from ..optim.lr_scheduler import restore_scheduler
 

@@ -5,6 +5,8 @@ import os
 import os.path as osp
 import sys
 import time
+from collections.abc import Iterable
+from typing import Any, TextIO
 
 from .tools import mkdir_if_missing
 
@@ -21,26 +23,26 @@ class Logger:
         fpath: Log file, overwritten; None writes to the console only.
     """
 
-    def __init__(self, fpath=None):
+    def __init__(self, fpath: str | None = None) -> None:
         # A second logger of a process takes the place of the first instead of writing into its file too.
-        self.console = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
-        self.file = None
+        self.console: TextIO | None = sys.stdout.console if isinstance(sys.stdout, Logger) else sys.stdout
+        self.file: TextIO | None = None
         if fpath is not None:
             mkdir_if_missing(osp.dirname(osp.abspath(fpath)))
             self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the logger
 
-    def __enter__(self):
+    def __enter__(self) -> "Logger":
         return self
 
-    def __exit__(self, *args):
+    def __exit__(self, *args: object) -> None:
         self.close()
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         if name == "console":  # not yet set: a half-made object must not recurse
             raise AttributeError(name)
         return getattr(self.console, name)
 
-    def write(self, msg):
+    def write(self, msg: str) -> int:
         """Write to console and file."""
         if self.console is not None:
             self.console.write(msg)
@@ -48,12 +50,12 @@ class Logger:
             self.file.write(msg)
         return len(msg)
 
-    def writelines(self, lines):
+    def writelines(self, lines: Iterable[str]) -> None:
         """Write each of ``lines``."""
         for line in lines:
             self.write(line)
 
-    def flush(self):
+    def flush(self) -> None:
         """Flush both; the file down to the disk."""
         if self.console is not None:
             self.console.flush()
@@ -62,14 +64,14 @@ class Logger:
             with contextlib.suppress(OSError):  # pipes and some network file systems cannot sync
                 os.fsync(self.file.fileno())
 
-    def close(self):
+    def close(self) -> None:
         """Close the file."""
         if self.file is not None:
             self.file.close()
             self.file = None
 
 
-def setup_logger(output=None):
+def setup_logger(output: str | None = None) -> None:
     """Copy everything printed from now on into a log file.
 
     Args:

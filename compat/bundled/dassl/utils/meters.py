@@ -1,8 +1,10 @@
 """Running means of training figures."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 __all__ = ["AverageMeter", "MetricMeter"]
 
@@ -17,18 +19,18 @@ class AverageMeter:
         ema: Keep an exponential mean (0.9 old, 0.1 new, from 0) instead of the plain one.
     """
 
-    def __init__(self, ema=False):
+    def __init__(self, ema: bool = False) -> None:
         self.ema = ema
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything."""
-        self._val = 0
-        self._avg = 0
-        self._sum = 0
+        self._val: Tensor | float = 0
+        self._avg: Tensor | float = 0
+        self._sum: Tensor | float = 0
         self.count = 0
 
-    def update(self, val, n=1):
+    def update(self, val: Tensor | float, n: int = 1) -> None:
         """Add ``val`` (number or one-element tensor), which stands for ``n`` observations."""
         if isinstance(val, torch.Tensor):
             # float64 as in Python's sums; MPS has none and does with float32.
@@ -39,42 +41,42 @@ class AverageMeter:
         self._avg = self._avg * 0.9 + self._val * 0.1 if self.ema else self._sum / self.count
 
     @property
-    def val(self):
+    def val(self) -> float:
         """Latest value."""
         return _number(self._val)
 
     @property
-    def avg(self):
+    def avg(self) -> float:
         """Running mean."""
         return _number(self._avg)
 
     @property
-    def sum(self):
+    def sum(self) -> float:
         """Sum over all observations."""
         return _number(self._sum)
 
     @property
-    def pending_avg(self):
+    def pending_avg(self) -> Tensor | float:
         """Running mean, still on its device."""
         return self._avg
 
 
-def _wide_dtype(device):
+def _wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _number(value):
+def _number(value: Tensor | float) -> float:
     return value.item() if isinstance(value, torch.Tensor) else value
 
 
 class MetricMeter:
     """Several named figures; ``str()`` gives ``name val (avg)`` for each, in order of first appearance."""
 
-    def __init__(self, delimiter=" "):
-        self.meters = defaultdict(AverageMeter)
+    def __init__(self, delimiter: str = " ") -> None:
+        self.meters: dict[str, AverageMeter] = defaultdict(AverageMeter)
         self.delimiter = delimiter
 
-    def update(self, input_dict):
+    def update(self, input_dict: Mapping[str, Tensor | float] | None) -> None:
         """Add one value per name; None is ignored.
 
         Raises:
@@ -87,5 +89,5 @@ class MetricMeter:
         for name, value in input_dict.items():
             self.meters[name].update(value)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.delimiter.join(f"{name} {meter.val:.4f} ({meter.avg:.4f})" for name, meter in self.meters.items())

@@ -9,6 +9,7 @@ name is refused.
 import collections
 import pickle
 import types
+from typing import IO, Any
 
 import torch
 import torch._utils
@@ -23,12 +24,12 @@ class ForbiddenGlobalError(pickle.UnpicklingError):
 class InertObject:
     """Holds the attributes of a pickled optimiser or scheduler; has no behaviour."""
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: object) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
 
 
-_BUILT = {
+_BUILT: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("collections", "defaultdict"): collections.defaultdict,
     ("collections", "Counter"): collections.Counter,  # milestones of MultiStepLR
@@ -59,7 +60,7 @@ _DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).val
 class RestrictedUnpickler(pickle.Unpickler):
     """Unpickler that knows the names above and no others."""
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         """Return what stands for ``module.name``; ForbiddenGlobalError if it is not on the list."""
         module = {"__builtin__": "builtins"}.get(module, module)
         if (module, name) in _BUILT:
@@ -75,7 +76,7 @@ class RestrictedUnpickler(pickle.Unpickler):
         raise ForbiddenGlobalError(f"{module}.{name}")
 
 
-def _load(file, **kwargs):
+def _load(file: IO[bytes], **kwargs: Any) -> Any:
     return RestrictedUnpickler(file, **kwargs).load()
 
 

@@ -7,6 +7,8 @@ import os.path as osp
 import random
 import urllib.request
 import warnings
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL
@@ -31,12 +33,15 @@ __all__ = [
 ]
 
 
-def mkdir_if_missing(dirname):
+T = TypeVar("T")
+
+
+def mkdir_if_missing(dirname: str) -> None:
     """Create a folder with its parents; nothing happens if it exists. An empty name raises FileNotFoundError."""
     os.makedirs(dirname, exist_ok=True)
 
 
-def check_isfile(fpath):
+def check_isfile(fpath: str) -> bool:
     """Return whether ``fpath`` is a file; warn if it is not."""
     found = osp.isfile(fpath)
     if not found:
@@ -44,13 +49,13 @@ def check_isfile(fpath):
     return found
 
 
-def read_json(fpath):
+def read_json(fpath: str) -> Any:
     """Return the content of a JSON file."""
     with open(fpath, encoding="utf-8") as f:
         return json.load(f)
 
 
-def write_json(obj, fpath):
+def write_json(obj: object, fpath: str) -> None:
     """Write ``obj`` as JSON (indent 4); the parent folder is made, the file appears whole or not at all."""
     if osp.dirname(fpath):
         mkdir_if_missing(osp.dirname(fpath))
@@ -58,7 +63,7 @@ def write_json(obj, fpath):
         json.dump(obj, f, indent=4, separators=(",", ": "))
 
 
-def set_random_seed(seed):
+def set_random_seed(seed: int) -> None:
     """Seed ``random``, ``numpy`` and ``torch`` (CPU and every GPU)."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the family's code draws from the global numpy generator
@@ -66,11 +71,11 @@ def set_random_seed(seed):
     torch.cuda.manual_seed_all(seed)
 
 
-def download_url(url, dst):
+def download_url(url: str, dst: str) -> None:
     """Download ``url`` to the file ``dst``, with a progress line on stdout."""
     print(f"Downloading {url} to {dst}")
 
-    def progress(count, block_size, total_size):
+    def progress(count: int, block_size: int, total_size: int) -> None:
         if total_size > 0:
             percent = min(100, int(100 * count * block_size / total_size))
             print(f"\r... {percent}%", end="", flush=True)
@@ -80,7 +85,7 @@ def download_url(url, dst):
     print()
 
 
-def read_image(path):
+def read_image(path: str) -> Image.Image:
     """Return the image file ``path`` as an RGB ``PIL.Image``.
 
     Raises:
@@ -98,14 +103,14 @@ def read_image(path):
         ) from error
 
 
-def collect_env_info():
+def collect_env_info() -> str:
     """Return torch's description of the environment, with Pillow's version below it. Takes seconds."""
     from torch.utils.collect_env import get_pretty_env_info
 
     return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
 
 
-def listdir_nohidden(path, sort=False):
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     """Return the names in a folder that do not start with a dot.
 
     Args:
@@ -116,7 +121,7 @@ def listdir_nohidden(path, sort=False):
     return sorted(names) if sort else names
 
 
-def get_most_similar_str_to_a_from_b(a, b):
+def get_most_similar_str_to_a_from_b(a: str, b: Sequence[str]) -> str | None:
     """Return the string of the list ``b`` that is most like ``a`` (the later one of equals), None if ``b`` is empty."""
     best, best_ratio = None, 0.0
     for candidate in b:
@@ -126,7 +131,7 @@ def get_most_similar_str_to_a_from_b(a, b):
     return best
 
 
-def check_availability(requested, available):
+def check_availability(requested: str, available: Sequence[str]) -> None:
     """Raise a ValueError that names the nearest match unless ``requested`` is in the list ``available``."""
     if requested not in available:
         nearest = get_most_similar_str_to_a_from_b(requested, available)
@@ -135,6 +140,6 @@ def check_availability(requested, available):
         )
 
 
-def tolist_if_not(x):
+def tolist_if_not(x: T | list[T]) -> list[T]:
     """Wrap ``x`` in a list unless it is one."""
     return x if isinstance(x, list) else [x]

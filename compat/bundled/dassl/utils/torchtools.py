@@ -2,8 +2,11 @@
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch.nn as nn
+from torch import Tensor
 
 from .checkpoints import load_checkpoint, strip_module
 
@@ -16,7 +19,9 @@ __all__ = [
 ]
 
 
-def count_num_param(model=None, params=None):
+def count_num_param(
+    model: nn.Module | None = None, params: Iterable[nn.Parameter | dict[str, Any]] | None = None
+) -> int:
     """Return the number of parameters, frozen ones included.
 
     Args:
@@ -37,14 +42,14 @@ def count_num_param(model=None, params=None):
     return total
 
 
-def open_all_layers(model):
+def open_all_layers(model: nn.Module) -> None:
     """Put the whole module in training mode with gradients on."""
     model.train()
     for p in model.parameters():
         p.requires_grad_(True)
 
 
-def open_specified_layers(model, open_layers):
+def open_specified_layers(model: nn.Module, open_layers: str | Iterable[str]) -> None:
     """Train only some children of a module; the others go to eval mode without gradients.
 
     Args:
@@ -66,7 +71,7 @@ def open_specified_layers(model, open_layers):
             p.requires_grad_(is_open)
 
 
-def load_pretrained_weights(model, weight_path):
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """Copy those weights of a file into ``model`` whose name and size match; report the rest.
 
     Args:
@@ -88,7 +93,7 @@ def load_pretrained_weights(model, weight_path):
         print(f"Layers discarded due to unmatched keys or size: {discarded}")
 
 
-def init_network_weights(model, init_type="normal", gain=0.02):
+def init_network_weights(model: nn.Module, init_type: str = "normal", gain: float = 0.02) -> None:
     """Draw the weights of every convolution and linear layer anew; batch norms get weight 1, biases 0.
 
     Args:
@@ -96,7 +101,7 @@ def init_network_weights(model, init_type="normal", gain=0.02):
         init_type: normal | xavier | kaiming | orthogonal.
         gain: Standard deviation (normal) or gain (xavier, orthogonal).
     """
-    fill = {
+    fill: dict[str, Callable[[Tensor], Tensor]] = {
         "normal": lambda w: nn.init.normal_(w, 0.0, gain),
         "xavier": lambda w: nn.init.xavier_normal_(w, gain=gain),
         "kaiming": lambda w: nn.init.kaiming_normal_(w, a=0, mode="fan_in"),

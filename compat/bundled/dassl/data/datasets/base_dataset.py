@@ -10,6 +10,8 @@ import random
 import tarfile
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...utils import check_isfile
 
@@ -29,7 +31,7 @@ class Datum:
         AssertionError: The file does not exist (a warning names it).
     """
 
-    def __init__(self, impath="", label=0, domain=0, classname=""):
+    def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = "") -> None:
         assert isinstance(impath, str)
         assert check_isfile(impath)
         self._impath = impath
@@ -38,22 +40,22 @@ class Datum:
         self._classname = classname
 
     @property
-    def impath(self):
+    def impath(self) -> str:
         """Image file."""
         return self._impath
 
     @property
-    def label(self):
+    def label(self) -> int:
         """Class label."""
         return self._label
 
     @property
-    def domain(self):
+    def domain(self) -> int:
         """Domain label."""
         return self._domain
 
     @property
-    def classname(self):
+    def classname(self) -> str:
         """Class name."""
         return self._classname
 
@@ -68,10 +70,16 @@ class DatasetBase:
         test: Test data.
     """
 
-    dataset_dir = ""  # folder of the data set under DATASET.ROOT
-    domains = []
+    dataset_dir: str = ""  # folder of the data set under DATASET.ROOT
+    domains: Sequence[str] = []
 
-    def __init__(self, train_x=None, train_u=None, val=None, test=None):
+    def __init__(
+        self,
+        train_x: list[Datum] = None,  # type: ignore[assignment]  # Dassl's default; every data set has some
+        train_u: list[Datum] | None = None,
+        val: list[Datum] | None = None,
+        test: list[Datum] = None,  # type: ignore[assignment]  # as train_x
+    ) -> None:
         self._train_x = train_x
         self._train_u = train_u
         self._val = val
@@ -80,66 +88,66 @@ class DatasetBase:
         self._lab2cname, self._classnames = self.get_lab2cname(train_x)
 
     @property
-    def train_x(self):
+    def train_x(self) -> list[Datum]:
         """Labelled training data."""
         return self._train_x
 
     @property
-    def train_u(self):
+    def train_u(self) -> list[Datum] | None:
         """Unlabelled training data, or None."""
         return self._train_u
 
     @property
-    def val(self):
+    def val(self) -> list[Datum] | None:
         """Validation data, or None."""
         return self._val
 
     @property
-    def test(self):
+    def test(self) -> list[Datum]:
         """Test data."""
         return self._test
 
     @property
-    def lab2cname(self):
+    def lab2cname(self) -> dict[int, str]:
         """Label -> class name."""
         return self._lab2cname
 
     @property
-    def classnames(self):
+    def classnames(self) -> list[str]:
         """Class names in the order of their labels."""
         return self._classnames
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Largest label plus one."""
         return self._num_classes
 
     @staticmethod
-    def get_num_classes(data_source):
+    def get_num_classes(data_source: Iterable[Datum]) -> int:
         """Return the largest label plus one."""
         return max(item.label for item in data_source) + 1
 
     @staticmethod
-    def get_lab2cname(data_source):
+    def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
         """Return ``({label: class name}, [class names in the order of the labels])``."""
         by_label = {item.label: item.classname for item in data_source}
         mapping = {label: by_label[label] for label in sorted(by_label)}
         return mapping, list(mapping.values())
 
-    def check_input_domains(self, source_domains, target_domains):
+    def check_input_domains(self, source_domains: Sequence[str], target_domains: Sequence[str]) -> None:
         """Check the domains of a run: some of each, all known."""
         assert source_domains, "DATASET.SOURCE_DOMAINS names no domain"
         assert target_domains, "DATASET.TARGET_DOMAINS names no domain"
         self.is_input_domain_valid(source_domains)
         self.is_input_domain_valid(target_domains)
 
-    def is_input_domain_valid(self, input_domains):
+    def is_input_domain_valid(self, input_domains: Sequence[str]) -> None:
         """Raise a ValueError for a domain the data set does not have."""
         for domain in input_domains:
             if domain not in self.domains:
                 raise ValueError(f"unknown domain {domain!r}; the data set has {self.domains}")
 
-    def download_data(self, url, dst, from_gdrive=True):
+    def download_data(self, url: str, dst: str, from_gdrive: bool = True) -> None:
         """Download an archive from Google Drive and unpack it beside itself.
 
         Args:
@@ -165,7 +173,7 @@ class DatasetBase:
                 # Refuses members that would be written outside the folder.
                 archive.extractall(folder, filter="data")
 
-    def generate_fewshot_dataset(self, *data_sources, num_shots=-1, repeat=False):
+    def generate_fewshot_dataset(self, *data_sources: list[Datum], num_shots: int = -1, repeat: bool = False) -> Any:
         """Draw ``num_shots`` items per class from each source.
 
         The draws come from the global ``random`` in a fixed sequence: sources in order, labels in order of first
@@ -185,8 +193,8 @@ class DatasetBase:
         output = [self._draw_shots(source, num_shots, repeat) for source in data_sources]
         return output[0] if len(output) == 1 else output
 
-    def _draw_shots(self, data_source, num_shots, repeat):
-        drawn = []
+    def _draw_shots(self, data_source: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
+        drawn: list[Datum] = []
         for items in self.split_dataset_by_label(data_source).values():
             if len(items) >= num_shots:
                 items = random.sample(items, num_shots)
@@ -195,16 +203,16 @@ class DatasetBase:
             drawn.extend(items)
         return drawn
 
-    def split_dataset_by_label(self, data_source):
+    def split_dataset_by_label(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Return label -> items, labels in order of first appearance, items in their order."""
-        groups = defaultdict(list)
+        groups: dict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.label].append(item)
         return groups
 
-    def split_dataset_by_domain(self, data_source):
+    def split_dataset_by_domain(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Return domain -> items, domains in order of first appearance, items in their order."""
-        groups = defaultdict(list)
+        groups: dict[int, list[Datum]] = defaultdict(list)
         for item in data_source:
             groups[item.domain].append(item)
         return groups

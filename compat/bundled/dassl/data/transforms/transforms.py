@@ -1,9 +1,13 @@
 """The training and test transforms from the INPUT node. The order is fixed here, not by the list in the config."""
 
 import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from torchvision.transforms import (
     CenterCrop,
     ColorJitter,
@@ -19,6 +23,7 @@ from torchvision.transforms import (
     Resize,
     ToTensor,
 )
+from yacs.config import CfgNode
 
 __all__ = ["INTERPOLATION_MODES", "build_transform"]
 
@@ -27,6 +32,8 @@ INTERPOLATION_MODES = {
     "bicubic": InterpolationMode.BICUBIC,
     "nearest": InterpolationMode.NEAREST,
 }
+
+Step = Callable[[Any], Any]  # of an image, or of its tensor
 
 # What the bundled subset offers, in the order of application.
 OFFERED = (
@@ -45,12 +52,12 @@ class RandomTranslation:
         size: ``(H, W)`` of the result.
     """
 
-    def __init__(self, size):
+    def __init__(self, size: Sequence[int]) -> None:
         self.resize = Resize(size)
         self.enlarge = Resize([round(side * 1.125) for side in size])
         self.crop = RandomCrop(size)
 
-    def __call__(self, image):
+    def __call__(self, image: Image.Image) -> Image.Image:
         """Return the moved PIL image."""
         if random.uniform(0, 1) > 0.5:
             return self.resize(image)
@@ -60,11 +67,11 @@ class RandomTranslation:
 class Cutout:
     """Set ``n_holes`` squares of an image tensor ``(3, H, W)`` to 0, in place; squares are cut at the borders."""
 
-    def __init__(self, n_holes=1, length=16):
+    def __init__(self, n_holes: int = 1, length: int = 16) -> None:
         self.n_holes = n_holes
         self.length = length
 
-    def __call__(self, image):
+    def __call__(self, image: Tensor) -> Tensor:
         """Return the image with holes."""
         height, width = image.shape[-2:]
         for _ in range(self.n_holes):
@@ -77,10 +84,10 @@ class Cutout:
 class GaussianNoise:
     """With probability ``p`` add normal noise to an image tensor."""
 
-    def __init__(self, mean=0.0, std=0.15, p=0.5):
+    def __init__(self, mean: float = 0.0, std: float = 0.15, p: float = 0.5) -> None:
         self.mean, self.std, self.p = mean, std, p
 
-    def __call__(self, image):
+    def __call__(self, image: Tensor) -> Tensor:
         """Return the image, noisy or not."""
         if random.uniform(0, 1) > self.p:
             return image
@@ -90,14 +97,14 @@ class GaussianNoise:
 class InstanceNormalization:
     """Bring each channel of each image ``(3, H, W)`` to mean 0 and standard deviation 1."""
 
-    def __call__(self, image):
+    def __call__(self, image: Tensor) -> Tensor:
         """Return the normalised image."""
         mean = image.mean((1, 2), keepdim=True)
         std = image.std((1, 2), keepdim=True)
         return (image - mean) / (std + 1e-8)
 
 
-def build_transform(cfg, is_train=True, choices=None):
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Step | None:
     """Build the transform of the INPUT node and print its steps.
 
     Args:
@@ -122,7 +129,7 @@ def build_transform(cfg, is_train=True, choices=None):
     return Compose(list(steps))
 
 
-def _check_choices(choices):
+def _check_choices(choices: Sequence[str]) -> None:
     for name in choices:
         known = OFFERED + NEEDS_DASSL
         assert name in known, f"INPUT.TRANSFORMS holds {name!r}; known are {known}"
@@ -133,7 +140,7 @@ def _check_choices(choices):
             )
 
 
-def _train_steps(cfg, choices):
+def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
     """Yield the training steps in their fixed order, printing each."""
     size, mode = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
     if "random_crop" not in choices and "random_resized_crop" not in choices:
@@ -167,7 +174,7 @@ def _train_steps(cfg, choices):
         yield InstanceNormalization()
 
 
-def _colour_steps(cfg, choices):
+def _colour_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
     if "colorjitter" in choices:
         b, c, s, h = cfg.COLORJITTER_B, cfg.COLORJITTER_C, cfg.COLORJITTER_S, cfg.COLORJITTER_H
         print(f"+ color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})")
@@ -180,7 +187,7 @@ def _colour_steps(cfg, choices):
         yield RandomApply([GaussianBlur(cfg.GB_K)], p=cfg.GB_P)
 
 
-def _test_steps(cfg, choices):
+def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> Iterator[Step]:
     size, mode = cfg.SIZE, INTERPOLATION_MODES[cfg.INTERPOLATION]
     print(f"+ resize the smaller edge to {max(size)}")
     yield Resize(max(size), interpolation=mode)
@@ -195,6 +202,6 @@ def _test_steps(cfg, choices):
         yield InstanceNormalization()
 
 
-def _normalize(cfg):
+def _normalize(cfg: CfgNode) -> Step:
     print(f"+ normalization (mean={cfg.PIXEL_MEAN}, std={cfg.PIXEL_STD})")
     return Normalize(mean=cfg.PIXEL_MEAN, std=cfg.PIXEL_STD)

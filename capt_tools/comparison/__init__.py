@@ -1,0 +1,1 @@
+"""Parts of ``capt compare``: find runs, make rows of them, and print the rows."""

@@ -1,0 +1,117 @@
+"""Carries a plan out: says what is started, skips what is done, stops at the first run that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from . import folders
+from .settings import Settings
+from .steps import Job, StopError
+
+__all__ = ["Runner", "quoted"]
+
+# Commands of capt whose script has another name.
+SCRIPTS = {"report": "confusion_report"}
+
+
+class Runner:
+    """Starts train.py and the tools as processes of their own.
+
+    Args:
+        settings: which python, and whether to start anything at all.
+        environ: of the processes; this one's where none is given.
+        say: takes each line; where given, it gets what the processes print as well.
+    """
+
+    def __init__(
+        self, settings: Settings, environ: Mapping[str, str] | None = None, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.settings = settings
+        self.environ = os.environ if environ is None else environ
+        self._say = say
+
+    def run(self, plan: Iterable[Job | str]) -> None:
+        """Carry a plan out.
+
+        Raises:
+            StopError: a run failed, or the plan cannot go on.
+        """
+        for step in plan:
+            if isinstance(step, str):
+                self.say(step)
+            elif folders.is_done(step.folder):
+                self.say(f"Results are available in {step.folder} (skip)")
+            else:
+                command = [self.settings.python, self.settings.path("train.py"), *step.arguments]
+                self.say(f"Run this job and save the output to {step.folder}\n{quoted(command)}")
+                self.start(command)
+
+    def tool(self, name: str, *arguments: str) -> list[str]:
+        """The command of a tool: its file in scripts/, which an installed package lacks, else that of ``capt``."""
+        script = f"scripts/{SCRIPTS.get(name, name)}.py"
+        words = [self.settings.path(script)] if self.settings.has(script) else ["-m", "capt_tools", name]
+        return [self.settings.python, *words, *arguments]
+
+    def start(self, command: Sequence[str]) -> None:
+        """Start a command and wait for it, unless nothing is to be started.
+
+        Raises:
+            StopError: it failed; with its exit code.
+        """
+        if self.settings.is_dry:
+            return
+        try:
+            code = self._wait(command)
+        except OSError as error:
+            raise StopError(f"cannot start {command[0]} ({error.strerror}); set PYTHON to a python", 127) from error
+        if code:
+            raise StopError(code=code if code > 0 else 128 - code)
+
+    def _wait(self, command: Sequence[str]) -> int:
+        if self._say is None:
+            return subprocess.call(command, env=self.environ)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self.environ, stdout=pipe, stderr=subprocess.STDOUT) as process:
+            for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
+                self._say(line.decode(errors="replace").removesuffix("\n"))
+        return process.returncode
+
+    def say(self, text: str) -> None:
+        """Print lines at once and together, as what is started writes to the same place."""
+        if self._say is None:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        else:
+            for line in text.split("\n"):
+                self._say(line)
+
+    def warn(self, text: str) -> None:
+        """Print lines on stderr."""
+        if self._say is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            self.say(text)
+
+
+def quoted(command: Iterable[str]) -> str:
+    """A command to be pasted into a shell, quoted and ended as ``printf '%q '`` does it."""
+    return "".join(f"{_quoted(word)} " for word in command)
+
+
+def _quoted(word: str) -> str:
+    if not word:
+        return "''"
+    if not word.isprintable():
+        return "$'" + "".join(_escaped(char) for char in word) + "'"
+    word = re.sub(r"""[] !"$&'()*,;<>?[\\^`{|}]""", r"\\\g<0>", word)
+    word = re.sub(r"(?<=[:=])~|^~", r"\\~", word)
+    return "\\" + word if word.startswith("#") else word
+
+
+def _escaped(char: str) -> str:
+    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "'": "\\'", "\\": "\\\\"}
+    return named.get(char, char if char.isprintable() else f"\\{ord(char):03o}")

@@ -1,0 +1,1 @@
+"""Parts of ``capt prompts``: the journal of answers, the questions, and the asking."""

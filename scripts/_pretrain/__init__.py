@@ -1,1 +1,0 @@
-"""Parts of pretrain_clip.py."""

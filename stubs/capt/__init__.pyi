@@ -1,0 +1,3 @@
+"""The plugin under its installed name: ``capt`` is ``trainers.capt``, with the same types."""
+
+from trainers.capt import *

@@ -1,0 +1,1 @@
+from trainers.capt.backbone.stock_clip import *

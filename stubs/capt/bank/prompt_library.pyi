@@ -1,0 +1,1 @@
+from trainers.capt.bank.prompt_library import *
