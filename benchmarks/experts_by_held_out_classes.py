@@ -224,11 +224,10 @@ def held_out(base: BaseModel, cfg: CfgNode, shots: Shots, variant: Variant, seed
 
 def penalty_of(base: BaseModel, shots: Shots, seed: int) -> float | None:
     """Of the shift, as a run chooses it."""
-    rows, classes = shots.first, shots.classes
+    rows, classes, scale = shots.rows, shots.classes, float(base.logit_scale)
     generator = torch.Generator().manual_seed(hash_seed(seed, 3))
-    return choose_penalty(
-        rows.z, rows.label, rows.view == 0, classes.texts, classes.names, float(base.logit_scale), generator
-    ).strength
+    is_plain = rows.view == 0
+    return choose_penalty(rows.z, rows.label, is_plain, classes.texts, classes.names, scale, generator).strength
 
 
 def known(base: BaseModel, cfg: CfgNode, shots: Shots, unused: ViewBatch, seed: int, args) -> dict[tuple, tuple]:

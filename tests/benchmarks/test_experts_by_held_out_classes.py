@@ -6,7 +6,7 @@ import pytest
 import tiny_capt
 import torch
 from dassl.config import get_cfg_default
-from experts_by_held_out_classes import Shots, batches, groups, look_up_texts, predictions, trained
+from experts_by_held_out_classes import Shots, batches, groups, look_up_texts, penalty_of, predictions, trained
 from run_features import Classes
 
 from trainers.capt.config import extend_cfg
@@ -59,3 +59,9 @@ def test_shots_of_some_classes_count_these(run):
     assert torch.equal(
         some.rows.label, (shots.rows.label[torch.isin(shots.rows.label, torch.tensor([1, 3]))] == 3).long()
     )
+
+
+def test_the_shift_behind_the_experts_is_chosen_as_a_run_chooses_it(run):
+    base, _, shots = run
+    assert penalty_of(base, shots, seed=1) == penalty_of(base, shots, seed=1)
+    assert penalty_of(base, shots.within(torch.tensor([0, 1, 2])), seed=1) is None  # too few classes to hold any out
