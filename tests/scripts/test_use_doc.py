@@ -37,4 +37,5 @@ def test_commands_use_options_that_exist(command, arguments):
 
 
 def test_every_picture_of_the_folder_is_shown():
-    assert {path.name for path in (ROOT / "docs/images").iterdir()} == set(re.findall(r"images/([\w.]+)\)", TEXT))
+    shown = TEXT + (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {path.name for path in (ROOT / "docs/images").iterdir()} == set(re.findall(r"images/([\w.]+)\)", shown))
