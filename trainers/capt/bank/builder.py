@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ def _fold_protocol(bank: CfgNode) -> str:
     return f"{bank.FOLDS}-{hashlib.sha256(config).hexdigest()[:16]}"
 
 
+@dataclass(frozen=True)
 class BankBuilder:
     """Builds the bank of one run.
 
@@ -66,24 +67,18 @@ class BankBuilder:
         systematic: the shift that the model puts before everything; the base model judges behind it.
     """
 
-    def __init__(
-        self,
-        cfg: CfgNode,
-        base: BaseModel,
-        spec: BaseSpec,
-        encode: Callable[..., Iterator[ViewBatch]],
-        relative: Callable[[str], str],
-        seed: int,
-        systematic: nn.Module,
-    ):
-        self.cfg = cfg
-        self.node = cfg.TRAINER.CAPT.BANK
-        self.base = base
-        self.spec = spec
-        self.encode = encode
-        self.relative = relative
-        self.seed = seed
-        self.systematic = systematic
+    cfg: CfgNode
+    base: BaseModel
+    spec: BaseSpec
+    encode: Callable[..., Iterator[ViewBatch]]
+    relative: Callable[[str], str]
+    seed: int
+    systematic: nn.Module
+
+    @property
+    def node(self) -> CfgNode:
+        """``TRAINER.CAPT.BANK``."""
+        return self.cfg.TRAINER.CAPT.BANK
 
     def build_for_run(self, run: str | Path, own: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
         """Build the bank of a run and store it; a bank that lies in its folder already must be this run's.
@@ -233,5 +228,5 @@ def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: Promp
         is_train=True,
     )
     trainer.train()
-    spec = dataclasses.replace(spec, directory=str(directory), epoch=0)
+    spec = replace(spec, directory=str(directory), epoch=0)
     return build_base(prompted, spec)
