@@ -140,7 +140,7 @@ def _line_search(loss: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor, 
     for _ in range(MAX_HALVINGS):
         moved = theta - length.unsqueeze(1) * step
         lower = loss(moved)
-        is_worse = (lower > value) | (moved[:, 0] <= 0)
+        is_worse = ~(lower <= value) | (moved[:, 0] <= 0)  # no number is worse as well
         if not is_worse.any():
             return moved, lower
         length = torch.where(is_worse, length / 2, length)
