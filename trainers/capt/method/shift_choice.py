@@ -48,6 +48,8 @@ def set_shift(
         z, label, _ = _features(views, shift.device)
         shift.copy_(fit_shift(z, label, base.text_features, [choice.strength], scale)[0])
     print(f"Systematic shift: penalty {choice}")
+    if choice.strength is not None and not shift.any():
+        print("Systematic shift: its fit found none, the features stay as they are")
     return choice
 
 
