@@ -21,11 +21,11 @@ from typing import Any
 import compat  # noqa: F401
 
 from dassl.data.datasets import DATASET_REGISTRY
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets  # noqa: F401
+from capt.run.pictures import ImageError, read_image
 from datasets.data_folder import DataFolder
 from datasets.files import DataNotFoundError
 from datasets.splits import SPLITS
@@ -131,10 +131,9 @@ def damaged_images(paths: Iterable[str], name: str = "") -> list[tuple[str, str]
 
     def problem(path: str) -> str | None:
         try:
-            with Image.open(path) as image:
-                image.convert("RGB")
-        except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
-            return f"{type(error).__name__}: {error}"
+            read_image(path)
+        except ImageError as error:
+            return error.reason
         return None
 
     paths = list(paths)

@@ -76,7 +76,7 @@ def gather_evidence(
         return Evidence(f"The trained model could not be loaded: {error}", {}, {}, {})
     names = run.record["classnames"]
     places = [place for place in chosen if (root / run.paths[place]).is_file()]
-    found = explain(predictor, [root / run.paths[place] for place in places], names)
+    found = explain(predictor, [root / run.paths[place] for place in places], names, shown=run.is_shown)
     used = {
         run.paths[place]: [
             (s.path, s.label, s.rival, s.is_error, round(s.similarity, 3)) for s in item.representatives[:keep]
