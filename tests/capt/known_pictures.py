@@ -141,5 +141,5 @@ def _others(folder):
     Image.new("CMYK", (SIDE, SIDE), (0, 255, 255, 0)).save(folder / "cmyk.tif")
     write_png_of_16_bits(folder / "rgb16.png", COLOURS.astype(np.uint16) * 256 + 255)
     red = np.broadcast_to(RED, COLOURS.shape)
-    names = ("animated.gif", "pages.tif", "cmyk.tif")
-    return {name: Known(red, red) for name in names} | dict.fromkeys(("plain.png", "rgb16.png"), Known(COLOURS, COLOURS))
+    are_red = dict.fromkeys(("animated.gif", "pages.tif", "cmyk.tif"), Known(red, red))
+    return are_red | dict.fromkeys(("plain.png", "rgb16.png"), Known(COLOURS, COLOURS))
