@@ -56,7 +56,9 @@ def read_image(source: Source, shown: bool = False, side: int | None = None) -> 
                 image.draft("RGB", (side, side))
             return as_rgb(image, shown)
     except FileNotFoundError as error:
-        raise _error(f'no image "{name}"; check the path, and the folder that it starts from', "no such file") from error
+        raise _error(
+            f'no image "{name}"; check the path, and the folder that it starts from', "no such file"
+        ) from error
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
         reason = _reason(error, source)
         message = f'"{name}" cannot be read as an image ({reason}); restore the file, or leave it out'
