@@ -55,7 +55,7 @@ PUBLISHED: dict[str, tuple[int, int | None, int | None, int]] = {
 
 @dataclass
 class Report:
-    """What was found of one data set; ``notes`` hold one problem each."""
+    """What was found of one data set; ``notes`` hold one problem each, ``split_note`` is that of the split file."""
 
     name: str
     is_absent: bool = False
@@ -64,6 +64,8 @@ class Report:
     listed: int | None = None
     found: int | None = None
     notes: list[str] = field(default_factory=list)
+    split_path: str = ""
+    split_note: str = ""
 
     @property
     def state(self) -> str:
@@ -91,6 +93,7 @@ def check(name: str, root: str, verify: bool = False) -> Report:
     report.is_absent = not os.path.isdir(os.path.join(os.path.expanduser(root), cls.dataset_dir))
     try:
         dataset.locate(root)
+        report.split_path = getattr(dataset, "split_path", "")  # the variants of ImageNet have none
         with contextlib.redirect_stdout(io.StringIO()):
             splits = dataset.list_splits()
     except (DataNotFoundError, ValueError, KeyError) as error:
@@ -98,7 +101,8 @@ def check(name: str, root: str, verify: bool = False) -> Report:
         return report
 
     if dataset.split_file and not os.path.exists(dataset.split_path):
-        report.notes.append(f"no {dataset.split_path}: train and val are not the published ones; {dataset.where()}")
+        report.split_note = f"no {dataset.split_path}: train and val are not the published ones; {dataset.where()}"
+        report.notes.append(report.split_note)
     report.num_classes = len({item.label for item in splits["test"]})
     report.counts = {part: len(items) for part, items in splits.items()}
     _compare_counts(report)

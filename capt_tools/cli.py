@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export-bank": ("capt_tools.export_bank", "The Confusion Bank for other tools: CSV, parquet, FiftyOne."),
     "compare": ("capt_tools.compare", "Tables of the runs below output folders."),
     "prompts": ("capt_tools.make_prompts", "Sentences about confused pairs, by a language model."),
+    "get-data": ("capt_tools.get_data", "Fetch data sets into CoOp's folders, by torchvision."),
     "check-data": ("capt_tools.check_data", "Check which data sets are complete."),
     "pretrain": ("capt_tools.pretrain_clip", "Train a small CLIP from scratch."),
     "drop-in": ("capt_tools.drop_in", "Put CAPT into a CoOp-style repository, or take it out."),
