@@ -24,6 +24,8 @@ import tiny_capt  # noqa: E402
 
 import datasets  # noqa: E402, F401
 import trainers  # noqa: E402
+from capt.use import explanation  # noqa: E402
+from capt_tools import confusion_report, export_features  # noqa: E402
 from capt_tools.pretraining.sources import read_images  # noqa: E402
 from capt_tools.report.pictures import Album  # noqa: E402
 from capt_tools.report.runs import read_run  # noqa: E402
@@ -107,6 +109,25 @@ def test_a_trained_run_predicts_and_reports_what_it_read(photos, tmp_path):
     with Image.open(photos.root / "test" / "cup" / "turned.png") as image:
         assert torch.equal(run.logits([image]), run.logits([photos.root / "test" / "cup" / "turned.png"]))
     assert read_run(tmp_path).is_shown
+
+
+def test_features_and_report_read_a_run_as_it_read(photos, tmp_path, monkeypatch):
+    trainer = build(photos, tmp_path, "INPUT.PICTURES", "stored")
+    trainer.train()
+    assert export_features.main(["--run", str(tmp_path), "--no-picture"]) == 0
+    with np.load(tmp_path / "features" / "features.npz") as arrays:
+        paths, before = arrays["paths"], arrays["before"]
+    pixels = torch.stack([expected(photos, str(photos.root / path), shown=False) for path in paths])
+    run = load(tmp_path)
+    (_, output), *_ = run.batches(pixels)
+    torch.testing.assert_close(torch.from_numpy(before), output.z, atol=1e-5, rtol=0)
+    (_, output), *_ = run.batches([photos.root / path for path in paths])
+    assert not torch.allclose(torch.from_numpy(before), output.z, atol=1e-3)  # prediction reads as shown
+
+    asked, explain = [], explanation.explain
+    monkeypatch.setattr(explanation, "explain", lambda *a, **k: (asked.append(k["shown"]), explain(*a, **k))[1])
+    assert confusion_report.main([str(tmp_path), "--output", str(tmp_path / "report")]) == 0
+    assert asked == [False]
 
 
 def data_uri(pixels):
