@@ -23,7 +23,6 @@ import compat  # noqa: F401
 import torch
 from dassl.data.transforms import build_transform
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import read_image
 from tabulate import tabulate
 from torch.nn import functional as F
 from unused_images import UnusedImages, configuration, dataset_of, figures, heading, mean_rows, parser_of, zero_shot
@@ -31,6 +30,7 @@ from yacs.config import CfgNode
 
 from trainers.capt.bases.learners import BaseModel
 from trainers.capt.run.feature_cache import CachedLoader, FeatureCache, ViewDataset, encode_views, hash_seed
+from trainers.capt.run.pictures import read_image
 from trainers.clip_adapter import Bottleneck
 from trainers.feature_adapters import FeatureAdapter, features_only
 from trainers.linear_probe import LinearHead

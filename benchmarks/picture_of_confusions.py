@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from capt_tools.report.figures import PairRow, pair_rows  # noqa: E402
 from capt_tools.report.runs import RunData, read_run  # noqa: E402
+from trainers.capt.run.pictures import read_image  # noqa: E402
 
 TITLES = {"base": "base classes, with {shots} training images each", "new": "new classes, without any training image"}
 BEFORE, AFTER = "#c44e52", "#4c72b0"
@@ -73,8 +74,7 @@ def draw_panel(axes: Axes, run: RunData, rows: list[PairRow]) -> None:
 def thumbnail(run: RunData, label: int) -> np.ndarray:
     """The first test image of a class, ``(SIDE, SIDE, 3)`` at the resolution of the screen."""
     path = Path(run.record["config"]["DATASET"]["ROOT"], run.paths[int(np.flatnonzero(run.labels == label)[0])])
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(read_image(path, run.is_shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from dassl.data.transforms import build_transform
-from dassl.utils import read_image
 from torch import Tensor
 from unused_images import configuration, dataset_of, parser_of
 from yacs.config import CfgNode
@@ -16,6 +15,7 @@ from yacs.config import CfgNode
 from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs
 from trainers.capt.bases.base_model import BaseModel
 from trainers.capt.run.feature_cache import FeatureCache, ViewBatch, ViewEncoder
+from trainers.capt.run.pictures import read_image
 from trainers.capt.run.record import code_commit
 
 __all__ = ["HALVES", "Classes", "encoder", "features", "run_cfg", "run_heading", "run_parser"]

@@ -20,7 +20,7 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import build_dataset
 from dassl.data.transforms import build_transform
-from dassl.utils import read_image, set_random_seed
+from dassl.utils import set_random_seed
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -31,6 +31,7 @@ from trainers.capt.bases.learners import BaseModel, BaseSpec, build_base
 from trainers.capt.bases.templates import CUSTOM_TEMPLATES
 from trainers.capt.run.feature_cache import ViewDataset, encode_views
 from trainers.capt.run.metrics import accuracies, confusion_report
+from trainers.capt.run.pictures import read_image
 from trainers.capt.run.record import code_commit
 
 __all__ = [

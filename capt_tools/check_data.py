@@ -21,11 +21,11 @@ from typing import Any
 import compat  # noqa: F401
 
 from dassl.data.datasets import DATASET_REGISTRY
-from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
 import datasets  # noqa: F401
+from capt.run.pictures import ImageError, read_image
 from datasets.data_folder import DataFolder
 from datasets.files import DataNotFoundError
 from datasets.splits import SPLITS
@@ -55,7 +55,7 @@ PUBLISHED: dict[str, tuple[int, int | None, int | None, int]] = {
 
 @dataclass
 class Report:
-    """What was found of one data set; ``notes`` hold one problem each."""
+    """What was found of one data set; ``notes`` hold one problem each, ``split_note`` is that of the split file."""
 
     name: str
     is_absent: bool = False
@@ -64,6 +64,8 @@ class Report:
     listed: int | None = None
     found: int | None = None
     notes: list[str] = field(default_factory=list)
+    split_path: str = ""
+    split_note: str = ""
 
     @property
     def state(self) -> str:
@@ -91,6 +93,7 @@ def check(name: str, root: str, verify: bool = False) -> Report:
     report.is_absent = not os.path.isdir(os.path.join(os.path.expanduser(root), cls.dataset_dir))
     try:
         dataset.locate(root)
+        report.split_path = getattr(dataset, "split_path", "")  # the variants of ImageNet have none
         with contextlib.redirect_stdout(io.StringIO()):
             splits = dataset.list_splits()
     except (DataNotFoundError, ValueError, KeyError) as error:
@@ -98,7 +101,8 @@ def check(name: str, root: str, verify: bool = False) -> Report:
         return report
 
     if dataset.split_file and not os.path.exists(dataset.split_path):
-        report.notes.append(f"no {dataset.split_path}: train and val are not the published ones; {dataset.where()}")
+        report.split_note = f"no {dataset.split_path}: train and val are not the published ones; {dataset.where()}"
+        report.notes.append(report.split_note)
     report.num_classes = len({item.label for item in splits["test"]})
     report.counts = {part: len(items) for part, items in splits.items()}
     _compare_counts(report)
@@ -131,10 +135,9 @@ def damaged_images(paths: Iterable[str], name: str = "") -> list[tuple[str, str]
 
     def problem(path: str) -> str | None:
         try:
-            with Image.open(path) as image:
-                image.convert("RGB")
-        except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
-            return f"{type(error).__name__}: {error}"
+            read_image(path)
+        except ImageError as error:
+            return error.reason
         return None
 
     paths = list(paths)

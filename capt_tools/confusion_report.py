@@ -46,6 +46,7 @@ def report(args: argparse.Namespace) -> None:
             evidence = Evidence("The report was made with --no-model.", {}, {}, {})
         else:
             evidence = gather_evidence(run, root, chosen, told, **model_places(args))
+        album.shown = run.is_shown
         contents.append(run_content(run, name, root, evidence, chosen, album))
         write_exports(run, out if len(runs) == 1 else out / _file_name(name))
     data_sets = dict.fromkeys(run.record["dataset"] for run in runs)

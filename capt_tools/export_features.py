@@ -34,7 +34,7 @@ def encode(run: RunData, root: Path, places: np.ndarray, args: argparse.Namespac
     predictor = load_predictor(trained_folder(run.folder), run.record["classnames"], **model_places(args))
     paths = [run.paths[place] for place in places]
     before, after = [], []
-    for _, output in predictor.batches([root / path for path in paths]):
+    for _, output in predictor.batches([root / path for path in paths], shown=run.is_shown):
         before.append(output.z.float().cpu().numpy())
         after.append(output.refinement.z.detach().float().cpu().numpy())
     return {

@@ -31,7 +31,11 @@ class Folder(FewShotDataset):
 
     On first use every image is read once. What cannot be read is named and left out; the split is kept in
     ``.capt/split.json`` inside the folder, so that every later run sees the same images.
+
+    Images are read as a viewer shows them, see :mod:`trainers.capt.run.pictures`.
     """
+
+    pictures = "shown"
 
     def locate(self, root: str) -> None:
         """Set the paths.

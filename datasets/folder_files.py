@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
+
+from trainers.capt.run.pictures import ImageError, read_image
 
 from .splits import list_folders
 
@@ -51,11 +52,9 @@ def _quiet() -> bool:
 
 def _damage(path: str) -> str:
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (64, 64))  # a JPEG is still read to its end, but decoded small
-            image.load()
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
-        return str(error).splitlines()[0].replace(f" '{path}'", "") if str(error) else type(error).__name__
+        read_image(path, shown=True, side=64)  # a JPEG is still read to its end, but decoded small
+    except ImageError as error:
+        return error.reason
     return ""
 
 

@@ -16,7 +16,6 @@ import torch
 from dassl.engine import TrainerX
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import read_image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -185,7 +184,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
         cfg = self.cfg
         num_views = 1 + cfg.TRAINER[self.node].AUGMENT_EPOCHS
         transforms = self.dm.test_loader.dataset.transform, self.dm.train_loader_x.dataset.transform
-        views = ViewDataset(self.dm.dataset.train_x, num_views, *transforms, read_image, self.run_seed)
+        views = ViewDataset(self.dm.dataset.train_x, num_views, *transforms, self.read_image, self.run_seed)
         workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         batches = encode_views(self.clip, views, self.device, batch_size, workers, "Encoding the shots")

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
+
+from capt.run.pictures import ImageError, read_image
 
 __all__ = ["Pictures", "merge", "read_class_names", "read_dataset", "read_images"]
 
@@ -67,7 +69,7 @@ def read_images(path: str, size: int, class_names: dict[str, tuple[str, ...]] | 
             f"{len(nameless)} sub-folders of {path} have no line in the class-name file, e.g. {nameless[0]}"
         )
     label_of = {folder: label for label, folder in enumerate(folders)}
-    images = torch.stack([_decode(content, f"{path}:{name}", size) for _, name, content in pictures])
+    images = torch.stack([_decode(content, f"{path}:{name}", size, shown=True) for _, name, content in pictures])
     labels = torch.tensor([label_of[folder] for folder, _, _ in pictures])
     return Pictures(images, labels, tuple(names[folder] for folder in folders))
 
@@ -86,7 +88,8 @@ def read_dataset(name: str, root: str, split: str, size: int) -> Pictures:
     items = {"train": dataset.train_x, "val": dataset.val, "test": dataset.test}[split]
     if not items:
         raise ValueError(f"--split must be one that {name} has, {split} is empty")
-    images = torch.stack([_decode(Path(item.impath).read_bytes(), item.impath, size) for item in items])
+    shown = getattr(dataset, "pictures", "stored") == "shown"
+    images = torch.stack([_decode(Path(item.impath).read_bytes(), item.impath, size, shown) for item in items])
     names = tuple((class_name.replace("_", " "),) for class_name in dataset.classnames)
     return Pictures(images, torch.tensor([item.label for item in items]), names)
 
@@ -147,12 +150,12 @@ def _tar_members(path: Path) -> Iterator[tuple[str, bytes]]:
         raise ValueError(f"{path} must be an image tar or a folder ({error})") from error
 
 
-def _decode(content: bytes, where: str, size: int) -> Tensor:
+def _decode(content: bytes, where: str, size: int, shown: bool) -> Tensor:
     """Shorter side to ``size`` (bicubic), centre crop: (3, S, S) uint8, as CLIP's own transform."""
     try:
-        image = Image.open(io.BytesIO(content)).convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{where} cannot be read as a picture ({error})") from error
+        image = read_image(io.BytesIO(content), shown)
+    except ImageError as error:
+        raise ValueError(f"{where} cannot be read as a picture ({error.reason})") from error
     if image.size != (size, size):
         scale = size / min(image.size)
         width, height = (max(size, round(side * scale)) for side in image.size)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from capt import ConfusionBank
     from capt.bank.prompt_library import PromptLibrary
 
-__all__ = ["Evidence", "gather_evidence", "images_root", "trained_folder"]
+__all__ = ["Evidence", "gather_evidence", "images_root", "root_of", "trained_folder"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,13 @@ def trained_folder(folder: Path) -> Path:
 
 def images_root(run: RunData, given: Path | None) -> Path:
     """Folder that image paths are relative to: what the user says, else the run's DATASET.ROOT, where it still lies."""
-    if given is not None:
-        return given
-    root = Path(run.record["config"]["DATASET"]["ROOT"]).expanduser()
-    places = [root, *(folder / root for folder in run.folder.resolve().parents)]
+    return root_of(run.record, run.folder) if given is None else given
+
+
+def root_of(record: dict[str, Any], folder: Path) -> Path:
+    """DATASET.ROOT of a run by its record, from where the run was started: here, or above its ``folder``."""
+    root = Path(record["config"]["DATASET"]["ROOT"]).expanduser()
+    places = [root, *(above / root for above in folder.resolve().parents)]
     return next((place for place in places if place.is_dir()), root)
 
 
@@ -76,7 +79,7 @@ def gather_evidence(
         return Evidence(f"The trained model could not be loaded: {error}", {}, {}, {})
     names = run.record["classnames"]
     places = [place for place in chosen if (root / run.paths[place]).is_file()]
-    found = explain(predictor, [root / run.paths[place] for place in places], names)
+    found = explain(predictor, [root / run.paths[place] for place in places], names, shown=run.is_shown)
     used = {
         run.paths[place]: [
             (s.path, s.label, s.rival, s.is_error, round(s.similarity, 3)) for s in item.representatives[:keep]

@@ -6,7 +6,7 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from capt.run.pictures import ImageError, read_image
 
 __all__ = ["Album"]
 
@@ -21,16 +21,18 @@ class Album:
 
     def __init__(self, budget: int, side: int = 80):
         self.budget, self.side = budget, side
+        self.shown = False  # how the run read its pictures, and so how they look here
         self.uris: list[str] = []
         self.missing: set[str] = set()  # files that are not there or cannot be read
         self.refused: set[str] = set()  # files beyond the budget
-        self._place: dict[str, int] = {}
+        self._place: dict[tuple[str, bool], int] = {}
 
     def add(self, file: Path) -> int:
         """Place of the image's thumbnail in :attr:`uris`; -1 where it has none."""
         path = str(file)
-        if path in self._place:
-            return self._place[path]
+        key = path, self.shown
+        if key in self._place:
+            return self._place[key]
         if path in self.missing or path in self.refused:
             return -1
         if self.budget <= 0:
@@ -38,7 +40,7 @@ class Album:
             return -1
         try:
             uri = self._uri(path)
-        except Exception:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
+        except ImageError:
             self.missing.add(path)
             return -1
         if len(uri) > self.budget:
@@ -46,14 +48,12 @@ class Album:
             self.refused.add(path)
             return -1
         self.budget -= len(uri)
-        self._place[path] = len(self.uris)
+        self._place[key] = len(self.uris)
         self.uris.append(uri)
-        return self._place[path]
+        return self._place[key]
 
     def _uri(self, file: str) -> str:
-        with Image.open(file) as image:
-            image.draft("RGB", (2 * self.side, 2 * self.side))
-            small = ImageOps.exif_transpose(image).convert("RGB")
+        small = read_image(file, self.shown, side=2 * self.side)
         small.thumbnail((self.side, self.side))
         buffer = io.BytesIO()
         small.save(buffer, "JPEG", quality=72, optimize=True)

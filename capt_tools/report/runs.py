@@ -45,6 +45,11 @@ class RunData:
         return len(self.classnames)
 
     @property
+    def is_shown(self) -> bool:
+        """Whether the run read its pictures as a viewer shows them; else as they are stored."""
+        return bool(self.record.get("pictures") == "shown")
+
+    @property
     def predictions(self) -> np.ndarray:
         """``(M,)`` top classes."""
         predictions: np.ndarray = self.probs.argmax(axis=1)

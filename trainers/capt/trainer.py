@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from dassl.engine import TRAINER_REGISTRY, TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import read_image
 from torch import Tensor
 from torch.nn.functional import normalize
 from yacs.config import CfgNode
@@ -134,7 +133,7 @@ class CAPT(RunRecordMixin, TrainerX):
         return ViewEncoder(
             self.dm.test_loader.dataset.transform,
             self.dm.train_loader_x.dataset.transform,
-            read_image,
+            self.read_image,
             self.run_seed,
             torch.device(self.device),
             loaders.TEST.BATCH_SIZE,

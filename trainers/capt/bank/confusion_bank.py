@@ -25,11 +25,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .exchange import checked_predictions, rows_of
 from .files import BankMismatchError, StoredBank
 from .likeness import Likeness
+from .names import suspicious_names
 
 __all__ = ["ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 
@@ -205,6 +208,39 @@ class ConfusionBank(StoredBank):
         rows["index"] = _first_places(paths).to(rows["index"].device)[rows["index"]]
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
 
+    @classmethod
+    def from_predictions(
+        cls,
+        labels: ArrayLike,
+        pred_probs: ArrayLike,
+        class_names: Sequence[str],
+        paths: Sequence[str],
+        *,
+        near_misses: float | None = None,
+    ) -> ConfusionBank:
+        """A bank of any model's confidences in labelled images, the triple that cleanlab takes; no CLIP is needed.
+
+        It knows counts, pairs, intensities, images and suspicious names, and can be stored and exported. It keeps no
+        features: what asks for similar images says so.
+
+        Args:
+            labels: ``(M,)`` places in ``class_names``, or names of it.
+            pred_probs: ``(M, C)`` confidences that sum to 1.
+            class_names: C names.
+            paths: M image paths.
+            near_misses: see :meth:`build`.
+
+        Raises:
+            ValueError: says which of them does not fit.
+        """
+        label, probs = checked_predictions(labels, pred_probs, class_names, paths)
+        views = JudgedViews.of(probs, label, feature=probs.new_zeros(len(probs), 0))
+        origin = {"source": "predictions"}
+        bank = cls.build(class_names, paths, [views], near_misses=near_misses, fingerprint=origin)
+        num_views = torch.bincount(label, minlength=bank.num_classes)
+        bank.notes = suspicious_names(bank.classnames, bank.counts, num_views)
+        return bank
+
     @staticmethod
     def _file(
         batch: JudgedViews, num_classes: int, soft_counts: bool, near_misses: float | None
@@ -306,7 +342,12 @@ class ConfusionBank(StoredBank):
             query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
             num_representatives: K.
             by_label: the entries labelled t or j instead, whatever they are torn with (D).
+
+        Raises:
+            ValueError: the bank was made of predictions.
         """
+        if len(self) and not self.entries.cls.shape[1]:
+            raise ValueError("this bank was made of predictions and keeps no features of images; train CAPT for one")
         entries, num_classes = self.entries, self.num_classes
         mined = torch.cat([target.unsqueeze(1), partners], dim=1)  # (B, P+1)
         member = torch.zeros(len(cls), num_classes + 1, dtype=torch.bool, device=cls.device)
@@ -328,6 +369,10 @@ class ConfusionBank(StoredBank):
             return found
         entry = pad(found.entry, (0, extra), value=len(self))
         return Retrieved(entry, pad(found.valid, (0, extra)), pad(found.similarity, (0, extra)))
+
+    def rows(self) -> list[dict[str, str | int | float | bool]]:
+        """The entries as plain values with the names of :data:`.exchange.COLUMNS`, the most torn first."""
+        return rows_of(self.entries.without_tokens(), self.classnames, self.paths)
 
     def class_index(self, classnames: Sequence[str]) -> Tensor:
         """``(C',)`` this bank's index of each name, -1 for a class it does not know; equal names match in order."""

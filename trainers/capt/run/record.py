@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,18 +23,14 @@ from tqdm import tqdm
 
 from .files import write_atomically, write_json
 from .metrics import accuracies, confusion_report
-
-if TYPE_CHECKING:
-    from dassl.engine import TrainerX as Host
-else:
-    Host = object  # the class that follows in the trainer's bases
+from .reading import ReadingMixin
 
 __all__ = ["RunRecordMixin", "code_commit", "relative_path"]
 
 FORMAT = 1
 
 
-class RunRecordMixin(Host):
+class RunRecordMixin(ReadingMixin):
     """Mix in before Dassl's ``TrainerX``; ``test`` prints what Dassl prints and writes the record besides."""
 
     transductive = False  # whether unlabelled images of the test classes are trained on
@@ -124,6 +120,7 @@ class RunRecordMixin(Host):
             "seed": cfg.SEED,
             "backbone": cfg.MODEL.BACKBONE.NAME,
             "input_size": list(cfg.INPUT.SIZE),
+            "pictures": self.pictures,  # shown: turned as EXIF says and on white; stored: as CoOp reads
             "prec": getattr(self, "precision", None) or trainer_node.get("PREC"),  # in effect, not as asked for
             "protocol": self._protocol(),
             "transductive": self.transductive,

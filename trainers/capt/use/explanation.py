@@ -85,11 +85,12 @@ def explain(
     class_names: Sequence[str] | None = None,
     top_k: int = 5,
     batch_size: int = 100,
+    shown: bool = True,
 ) -> list[Explanation]:
-    """One :class:`Explanation` an image; arguments as in :meth:`Predictor.predict`."""
+    """One :class:`Explanation` an image; arguments as in :meth:`Predictor.predict` and :meth:`Predictor.batches`."""
     predictor.serve(class_names)
     found: list[Explanation] = []
-    for paths, output in predictor.batches(images, batch_size):
+    for paths, output in predictor.batches(images, batch_size, shown):
         predictions = predictor.predictions(paths, output, top_k)
         pairs, representatives = mined_pairs(predictor, output), retrieved(predictor, output)
         angles = _angles(output.z, output.refinement.z)

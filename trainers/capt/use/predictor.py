@@ -38,6 +38,7 @@ from ..config import settings_from
 from ..method.checkpoint import load_refiner
 from ..method.model import CAPTModel, CAPTOutput, CAPTSettings
 from ..run.files import checkpoint_file
+from ..run.pictures import ImageError, as_rgb, read_image
 from ..run.serving import (
     FOLDER,
     Serving,
@@ -53,10 +54,6 @@ logger = logging.getLogger(__name__)
 
 OTHER_BASE = "give the CLIP and the base learner that it was trained on by backbone and base_dir"
 Images = str | os.PathLike[str] | Image.Image | Tensor | Sequence[str | os.PathLike[str] | Image.Image]
-
-
-class ImageError(ValueError):
-    """A file is no image, or a damaged one."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +150,12 @@ class Predictor:
             features = self.model.encode(pixels.to(self.device))
         return self.model(normalize(features.feature.float(), dim=-1), features.cls, features.tokens)
 
-    def batches(self, images: Images, batch_size: int = 100) -> Iterator[tuple[list[str | None], CAPTOutput]]:
+    def batches(
+        self, images: Images, batch_size: int = 100, shown: bool = True
+    ) -> Iterator[tuple[list[str | None], CAPTOutput]]:
         """Paths (None for image objects) and outputs, batch by batch.
+
+        Images are read as a viewer shows them; without ``shown`` as they are stored, as loaders read published sets.
 
         Raises:
             ImageError: names the first file that cannot be read.
@@ -167,7 +168,7 @@ class Predictor:
         items = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
-            pixels = torch.stack([self.transform(open_image(item)) for item in part])
+            pixels = torch.stack([self.transform(open_image(item, shown)) for item in part])
             yield [None if isinstance(item, Image.Image) else os.fspath(item) for item in part], self.forward(pixels)
 
     def logits(self, images: Images, class_names: Sequence[str] | None = None, batch_size: int = 100) -> Tensor:
@@ -346,18 +347,15 @@ def image_transform(node: dict[str, Any]) -> transforms.Compose:
     return transforms.Compose(steps)
 
 
-def open_image(item: str | os.PathLike[str] | Image.Image) -> Image.Image:
-    """An RGB image from a file.
+def open_image(item: str | os.PathLike[str] | Image.Image, shown: bool = True) -> Image.Image:
+    """An RGB image from a file or an image object, as a viewer shows it or else as stored (:mod:`.run.pictures`).
 
     Raises:
         ImageError: there is no such file, or it cannot be decoded.
     """
-    if isinstance(item, Image.Image):
-        return item.convert("RGB")
+    if not isinstance(item, Image.Image):
+        return read_image(item, shown)
     try:
-        with Image.open(item) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise ImageError(f'no image "{os.fspath(item)}"') from error
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on damaged files
-        raise ImageError(f'"{os.fspath(item)}" cannot be read as an image ({str(error)[:100]})') from error
+        return as_rgb(item, shown)
+    except ValueError as error:
+        raise ImageError(f"an image object cannot be read ({error})") from error

@@ -1,0 +1,1 @@
+"""What ``capt get-data`` is made of."""

@@ -1,0 +1,1 @@
+from trainers.capt.bank.exchange import *

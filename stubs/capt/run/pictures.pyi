@@ -1,0 +1,1 @@
+from trainers.capt.run.pictures import *
