@@ -32,6 +32,8 @@ from yacs.config import CfgNode
 import datasets  # noqa: F401  registers every data set
 import trainers  # registers every trainer
 from capt_tools.house import find
+from trainers.capt.run.lock import hold_folder
+from trainers.capt.run.signals import Interrupted, Interruption
 from trainers.capt.run.yaml_file import merge_yaml
 
 ROOT = Path(__file__).resolve().parent
@@ -175,8 +177,22 @@ def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One run from the parsed command line: merge, seed, log, build, then train or test."""
+    """One run from the parsed command line: merge, seed, log, build, then train or test.
+
+    Raises:
+        Interrupted: by a signal; the exit code of the process is then 128 + its number.
+    """
     cfg = setup_cfg(args)
+    with hold_folder(cfg.OUTPUT_DIR), Interruption():
+        try:
+            _run(args, cfg)
+        except Interrupted as stop:
+            if not stop.is_told:
+                print(f"{stop.name}: stopped before there was anything to save; give the same command again")
+            raise
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)

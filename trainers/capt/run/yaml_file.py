@@ -27,7 +27,7 @@ def merge_yaml(cfg: CfgNode, path: str | os.PathLike[str]) -> None:
         yaml.YAMLError: it is no YAML.
     """
     if Path(path).suffix not in SUFFIXES:
-        raise ValueError(f"{path} is no configuration file: its name must end in .yaml or .yml; other files are not read")
+        raise ValueError(f"{path} is no configuration file: its name must end in .yaml or .yml")
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if content is None:
         raise ValueError(f"{path} is empty; a configuration file holds at least one KEY: VALUE")
