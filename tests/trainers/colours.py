@@ -2,10 +2,10 @@
 
 import numpy as np
 import tiny
-import torch
 from dassl.config import get_cfg_default
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
 from PIL import Image
 
 import trainers
@@ -41,5 +41,5 @@ def build(folder, clip_path, name, keys=None, options=()):
     cfg.merge_from_list(["OUTPUT_DIR", str(folder / "out"), "DATALOADER.NUM_WORKERS", 0, "OPTIM.LR", 0.2])
     cfg.merge_from_list(["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "INPUT.TRANSFORMS", ("normalize",), *options])
     cfg.freeze()
-    torch.manual_seed(1)
+    set_random_seed(1)
     return build_trainer(cfg)
