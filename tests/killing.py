@@ -40,21 +40,38 @@ def finished(work):
 
 
 def _in_child(work):
-    """The exit code of a fork that runs ``work``; torch is imported already, which spares its seconds."""
+    return ended(started(work))
+
+
+def started(work, printed=None):
+    """Process id of a fork that runs ``work`` in a group of its own; torch is imported already, which spares seconds.
+
+    Args:
+        work: its return value, or that of a SystemExit, is the exit code; any other exception gives 1.
+        printed: file that takes what it prints, errors too.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            work()
-            code = 0
+            os.setsid()
+            if printed is not None:
+                sys.stdout = sys.stderr = open(printed, "w", buffering=1)  # noqa: SIM115 - lives as long as the process
+            code = work() or 0
+        except SystemExit as stop:
+            code = stop.code
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    return os.waitstatus_to_exitcode(status)
+    return child
+
+
+def ended(child):
+    """Wait for a process, and return its exit code; minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _watch(number, point):

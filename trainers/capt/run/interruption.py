@@ -332,6 +332,9 @@ def usable_checkpoint(directory: str, names: list[str]) -> int | None:
     epochs = [_epoch_of(path) for path in pointed if path is not None]
     damaged = [(path, damage) for path in pointed if path is not None and (damage := _damage(path)) is not None]
     if not damaged:
+        for path in pointed:
+            if path is not None and not (path.parent / "checkpoint").is_file():
+                _point_at(path)  # the run was killed between the two
         return min(epochs)
     for path, damage in damaged:
         print(f'"{path}" is damaged ({damage}); taking the one before it')
