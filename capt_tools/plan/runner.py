@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from . import folders
+from .passing import passed_on
 from .settings import Settings
 from .steps import Job, StopError
 
@@ -61,6 +62,7 @@ class Runner:
 
         Raises:
             StopError: it failed; with its exit code.
+            SystemExit: a signal came, and the command, which got it too, has ended.
         """
         if self.settings.is_dry:
             return
@@ -72,12 +74,11 @@ class Runner:
             raise StopError(code=code if code > 0 else 128 - code)
 
     def _wait(self, command: Sequence[str]) -> int:
-        if self._say is None:
-            return subprocess.call(command, env=self.environ)
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=self.environ, stdout=pipe, stderr=subprocess.STDOUT) as process:
+        out, errors = (None, None) if self._say is None else (subprocess.PIPE, subprocess.STDOUT)
+        process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=errors)
+        with process, passed_on(process):
             for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
-                self._say(line.decode(errors="replace").removesuffix("\n"))
+                self.say(line.decode(errors="replace").removesuffix("\n"))
         return process.returncode
 
     def say(self, text: str) -> None:
