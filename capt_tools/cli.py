@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("capt_tools.explain", "Say why a trained CAPT answers as it does."),
     "report": ("capt_tools.confusion_report", "Who is confused with whom, and why: one HTML file."),
     "features": ("capt_tools.export_features", "Image features before and after CAPT, and a picture of both."),
+    "sweep": ("capt_tools.sweep", "Many runs, on Slurm or on this machine."),
     "compare": ("capt_tools.compare", "Tables of the runs below output folders."),
     "prompts": ("capt_tools.make_prompts", "Sentences about confused pairs, by a language model."),
     "check-data": ("capt_tools.check_data", "Check which data sets are complete."),

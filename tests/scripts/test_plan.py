@@ -18,10 +18,11 @@ from capt_tools.plan.ablate import ALL, LITERAL, options_of
 from capt_tools.plan.methods import METHODS, method_of
 from capt_tools.plan.protocols import plan
 from capt_tools.plan.reproduce import reproduce
-from capt_tools.plan.run_all import run_all, stages
+from capt_tools.plan.run_all import stages
 from capt_tools.plan.runner import Runner, quoted
 from capt_tools.plan.settings import Settings, helps
 from capt_tools.plan.steps import Job, StopError
+from capt_tools.sweep.run_all import run_all
 
 ROOT = Path(__file__).resolve().parents[2]
 STUB = """#!/bin/sh
