@@ -29,7 +29,12 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> int:
         args = parse(parser, argv)
-        return ACTIONS[args.action](args)
+        try:
+            return ACTIONS[args.action](args)
+        except OSError as error:
+            raise StopError(
+                f"cannot use {error.filename} ({error.strerror})" if error.filename else str(error)
+            ) from error
 
     return exit_code(work)
 

@@ -59,7 +59,8 @@ def _run(sweep: Sweep, node: Node, nodes: Sequence[Node], environ: Mapping[str, 
     if failure is None:
         sweep.note(node.cell, None)
     elif got:
-        sweep.note(node.cell, Record("interrupted", last_line(path)))
+        if sweep.record(node.cell) != Record("cancelled"):
+            sweep.note(node.cell, Record("interrupted", last_line(path)))
     else:
         sweep.note(node.cell, Record("failed", failure.line or last_line(path)))
     return failure is None or bool(got)

@@ -34,10 +34,12 @@ def add_flags_of_sweeps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--datasets", help="names of configs/datasets/*.yaml (the eleven of the papers, less ImageNet)")
     parser.add_argument("--cluster", help="slurm, local (default), or debug: one by one, up to the first that fails")
     parser.add_argument("--dry-run", action="store_true", help="submit: say which jobs there would be, send none")
+    parser.add_argument(
+        "--at-once", type=int, help="so many at a time: local, where there is no GPU (1); slurm, of an array (256)"
+    )
     parser.add_argument("--per-job", type=int, default=1, help="so many cells of one data set in one job (1)")
     local = parser.add_argument_group("local")
     local.add_argument("--devices", help='e.g. "0 1": one run at a time on each of these GPUs (all that are visible)')
-    local.add_argument("--at-once", type=int, help="so many runs at a time where there is no GPU (1)")
     slurm = parser.add_argument_group("slurm")
     slurm.add_argument("--time", default="4:00:00", help="limit of a job; what is not done by then goes on (4:00:00)")
     slurm.add_argument("--gpus", type=int, default=1, help="of a job (1)")

@@ -67,7 +67,8 @@ def _give_way(number: int) -> None:
     """End this process; put its job back into the queue unless Slurm has ended the job itself."""
     warned = number in (signal.SIGUSR1, signal.SIGUSR2)
     if warned or _ask("squeue", "-h", "-j", _own_id(), "-o", "%T").strip() == "RUNNING":
-        signal.raise_signal(submitit.JobEnvironment._usr_sig())  # submitit's handler: checkpoint, requeue, exit
+        # submitit's handler, which was held back so far: it asks for the checkpoint, puts the job back, and exits
+        signal.raise_signal(signal.Signals[f"SIG{submitit.JobEnvironment.USR_SIG}"])
     sys.exit(128 + number)
 
 
@@ -136,6 +137,7 @@ def _parameters(args: argparse.Namespace, name: str, after: Sequence[str]) -> di
         "timeout_min": minutes(args.time),
         "gpus_per_node": args.gpus or None,
         "cpus_per_task": args.cpus,
+        "slurm_array_parallelism": args.at_once,
         "slurm_mem": args.mem,
         "slurm_dependency": f"afterany:{':'.join(after)}" if after else None,
         "stderr_to_stdout": True,

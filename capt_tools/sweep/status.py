@@ -79,14 +79,14 @@ def _in_queue(sweep: Sweep, node: Node, job: Queued, waits: str) -> Standing:
 
 
 def _progress(node: Node) -> str:
-    """Epoch and time left of the run that is going on: the first that is not done."""
-    folder = next((folder for folder in node.folders if not folders.is_done(folder)), "")
+    """The run that is going on, the first that is not done, with its epoch and the time left as its log has them."""
+    number, folder = next((at for at in enumerate(node.folders, 1) if not folders.is_done(at[1])), (0, ""))
+    said = f"run {number} of {len(node.folders)}"
     try:
-        log = Path(folder, "log.txt").read_text(encoding="utf-8", errors="replace")
+        lines = EPOCH.findall(Path(folder, "log.txt").read_text(encoding="utf-8", errors="replace"))
     except OSError:
-        return "begins"
-    lines = EPOCH.findall(log)
-    return f"epoch {lines[-1][0]}, {lines[-1][1]} left" if lines else "begins"
+        return said
+    return f"{said}, epoch {lines[-1][0]}, {lines[-1][1]} left" if lines else said
 
 
 def table(nodes: Sequence[Node], found: Sequence[Standing]) -> str:
