@@ -6,11 +6,11 @@ import json
 
 import pytest
 
+from capt_tools.plan.steps import StopError
 from capt_tools.sweep import main
 from capt_tools.sweep.cells import Cell
 from capt_tools.sweep.options import add_flags_of_sweeps, asked, parse
 from capt_tools.sweep.state import Record, Sweep, last_line
-from capt_tools.plan.steps import StopError
 from capt_tools.tool import parser_of
 
 
