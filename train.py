@@ -32,6 +32,9 @@ from yacs.config import CfgNode
 import datasets  # noqa: F401  registers every data set
 import trainers  # registers every trainer
 from capt_tools.house import find
+from trainers.capt.run.lock import hold_folder
+from trainers.capt.run.signals import Interrupted, Interruption
+from trainers.capt.run.yaml_file import merge_yaml
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLE = r"""examples:
@@ -103,7 +106,7 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
     """Merge everything in CoOp's order, later wins, and freeze it.
 
     Raises:
-        InputError: a file or key does not exist, or a value has the wrong type.
+        InputError: a file is no YAML of settings, a key does not exist, or a value has the wrong type.
     """
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
@@ -126,9 +129,10 @@ def setup_cfg(args: argparse.Namespace) -> CfgNode:
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     try:
-        cfg.merge_from_file(find(path))
+        merge_yaml(cfg, find(path))
     except (KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: {_with_near_key(cfg, _one_line(error))}") from error
+        message = _with_near_key(cfg, _one_line(error))
+        raise InputError(message if message.startswith(find(path)) else f"{path}: {message}") from error
 
 
 def _merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -173,8 +177,22 @@ def print_args(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """One run from the parsed command line: merge, seed, log, build, then train or test."""
+    """One run from the parsed command line: merge, seed, log, build, then train or test.
+
+    Raises:
+        Interrupted: by a signal; the exit code of the process is then 128 + its number.
+    """
     cfg = setup_cfg(args)
+    with hold_folder(cfg.OUTPUT_DIR), Interruption():
+        try:
+            _run(args, cfg)
+        except Interrupted as stop:
+            if not stop.is_told:
+                print(f"{stop.name}: stopped before there was anything to save; give the same command again")
+            raise
+
+
+def _run(args: argparse.Namespace, cfg: CfgNode) -> None:
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)

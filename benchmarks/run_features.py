@@ -17,6 +17,7 @@ from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs
 from trainers.capt.bases.base_model import BaseModel
 from trainers.capt.run.feature_cache import FeatureCache, ViewBatch, ViewEncoder
 from trainers.capt.run.record import code_commit
+from trainers.capt.run.yaml_file import merge_yaml
 
 __all__ = ["HALVES", "Classes", "encoder", "features", "run_cfg", "run_heading", "run_parser"]
 
@@ -34,7 +35,7 @@ def run_parser(description: str) -> argparse.ArgumentParser:
 def run_cfg(args: argparse.Namespace, side: int, half: str) -> CfgNode:
     """The configuration of a run on one half of the classes."""
     cfg = configuration(args, side)
-    cfg.merge_from_file(args.config)
+    merge_yaml(cfg, args.config)
     cfg.INPUT.SIZE, cfg.DATASET.SUBSAMPLE_CLASSES = (side, side), half
     return cfg
 

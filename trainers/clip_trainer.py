@@ -18,13 +18,14 @@ from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
 from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.run.interruption import ResumableMixin
 from .checkpoints import checkpoint_path, load_weights, need_directory
 from .prompted_classifier import PromptedClassifier
 
 __all__ = ["ClipTrainer"]
 
 
-class ClipTrainer(TrainerX):
+class ClipTrainer(ResumableMixin, TrainerX):
     """Life cycle of a prompt learner on a frozen CLIP.
 
     Attributes:

@@ -27,6 +27,7 @@ from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .capt.run.files import read_checkpoint
+from .capt.run.interruption import ResumableMixin
 from .capt.run.record import RunRecordMixin
 from .checkpoints import checkpoint_path, need_directory
 from .prompted_classifier import clip_logits
@@ -117,7 +118,7 @@ class FeatureAdapter(nn.Module):
         return clip_logits(self.logit_scale, features, self.text_features)
 
 
-class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
+class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
     """Life cycle of an adapter.
 
     Attributes:
@@ -130,6 +131,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
     adapter: FeatureAdapter
     train_loader_x: CachedLoader  # from before_train on
     checkpoint_name = "feature_adapter"
+    frozen_is_rebuilt = False  # a cache of shots is frozen as well, and made of the shots
     new_classes = "keep the text features, as in zero-shot CLIP"
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -175,7 +177,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
             return
         cfg = self.cfg
         cache = self.encode_shots()
-        if self.start_epoch == 0:
+        if self.start_epoch == 0 and not self.is_resumed:
             self.start_from(cache)
         is_shuffled = cfg.DATALOADER.TRAIN_X.SAMPLER == "RandomSampler"
         self.train_loader_x = CachedLoader(cache, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, self.run_seed, is_shuffled)

@@ -77,6 +77,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         self.epoch_weights = gaussian_weights(self.cfg.OPTIM.MAX_EPOCH, node.GPA_MEAN, node.GPA_STD).tolist()
         self.prompt_average: dict[str, Tensor] = {}
         self.averaged_weight = 0.0
+        self.averaged_from = 0  # the first epoch in the average
         self.teacher_texts: Tensor | None = None
 
     def use_all_gpus(self) -> None:
@@ -113,7 +114,14 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         log_p, log_q = logits.log_softmax(dim=-1), teacher_logits.log_softmax(dim=-1)
         loss_logits = F.kl_div(log_p, log_q, reduction="sum", log_target=True) / logits.numel()
         agreement = node.TEXT_LOSS_WEIGHT * loss_text + node.IMAGE_LOSS_WEIGHT * loss_image + loss_logits
-        return F.cross_entropy(logits, labels) + agreement, {}
+        loss_class = F.cross_entropy(logits, labels)
+        self.loss_terms = {
+            "cross-entropy": loss_class,
+            "agreement of texts": loss_text,
+            "agreement of images": loss_image,
+            "agreement of logits": loss_logits,
+        }
+        return loss_class + agreement, {}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """One step; the prompts join the average at the end of each epoch. Returns the figures to print, scalars."""
@@ -124,10 +132,25 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
             self._join_average()
         return summary
 
+    def run_state(self) -> dict[str, Any]:
+        """The running average of the prompts."""
+        average = {"prompts": self.prompt_average, "weight": self.averaged_weight, "from": self.averaged_from}
+        return {"average": average, "has_teacher": self.teacher_texts is not None}
+
+    def restore_run_state(self, state: dict[str, Any]) -> None:
+        """Take up the average; the teacher's texts are encoded here, where that draws no random number of a step."""
+        average = state["average"]
+        self.prompt_average = {name: value.to(self.device) for name, value in average["prompts"].items()}
+        self.averaged_weight, self.averaged_from = average["weight"], average["from"]
+        if state["has_teacher"]:
+            self.teacher_texts = self.encode_teacher_texts()
+
     @torch.no_grad()
     def _join_average(self) -> None:
         """Gaussian-weighted prompt aggregation; the last epoch ends with the average in place of its own prompts."""
         weight = self.epoch_weights[self.epoch]
+        if not self.prompt_average:
+            self.averaged_from = self.epoch
         prompts = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         for name, prompt in prompts.items():
             self.prompt_average[name] = self.prompt_average.get(name, 0) + weight * prompt.double()
@@ -135,7 +158,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
         if self.epoch + 1 < self.max_epoch:
             return
         print("Using GPA model for final inference...")
-        if self.start_epoch > 0:
-            print(f"The average covers epochs {self.start_epoch + 1} to {self.max_epoch}, since the run was resumed")
+        if self.averaged_from > 0:
+            print(f"The average covers epochs {self.averaged_from + 1} to {self.max_epoch}, since the run was resumed")
         for name, prompt in prompts.items():
             prompt.copy_(self.prompt_average[name] / self.averaged_weight)

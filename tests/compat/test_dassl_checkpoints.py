@@ -60,8 +60,9 @@ def test_load_errors(tmp_path, capsys):
     assert f'Unable to load checkpoint from "{path}"' in capsys.readouterr().out
 
 
-def half_a_file(checkpoint, path):
-    Path(path).write_bytes(b"half")
+def half_a_file(checkpoint, file):
+    file.write(b"half")
+    file.flush()
 
 
 def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):

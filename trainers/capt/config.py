@@ -36,9 +36,11 @@ PUBLISHED: dict[str, Any] = {
 
 
 def extend_cfg(cfg: CfgNode) -> None:
-    """Add ``TRAINER.CAPT`` and, where the host has none, ``DATASET.SUBSAMPLE_CLASSES``."""
+    """Add ``TRAINER.CAPT``, ``TRAIN.KEEP`` and, where the host has none, ``DATASET.SUBSAMPLE_CLASSES``."""
     if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
+    cfg.TRAIN.KEEP = 2  # states of an unfinished run that are kept: the last, and those before it should it be damaged
+    cfg.TRAIN.KEEP_MINUTES = 0.0  # a state is written behind an epoch, but not more often than this
     node = cfg.TRAINER.CAPT = CfgNode()
 
     # Precision of the frozen towers: fp16, bf16, fp32, amp. What is trained computes in fp32 always (D).

@@ -32,6 +32,7 @@ from .method.start import start_experts
 from .run.dataset import all_classnames, check_selection
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
 from .run.files import checkpoint_file
+from .run.interruption import ResumableMixin
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
 from .run.serving import Serving, keep_pair_features, keep_serving
@@ -42,7 +43,7 @@ MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
 SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR and EPOCH"
 
 
-class CAPT(RunRecordMixin, TrainerX):
+class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     """Confusion-Aware Prompt Tuning on a frozen base learner."""
 
     model: CAPTModel
@@ -205,6 +206,14 @@ class CAPT(RunRecordMixin, TrainerX):
             self.train_loader_x.epoch = self.epoch
         self._means = RunningMeans()
 
+    def run_state(self) -> dict[str, Any]:
+        """Beside what Dassl knows: the figures since the last report. Bank, cache and shift are made again."""
+        return {"means": self._means.state()}
+
+    def restore_run_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`run_state` gave."""
+        self._means = RunningMeans.of(state["means"], torch.device(self.device))
+
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
@@ -237,6 +246,7 @@ class CAPT(RunRecordMixin, TrainerX):
         if done % every and done != self.num_batches and self.num_batches >= every:
             return None
         means = self._means.take()
+        self.loss_terms = {name: value for name, value in means.items() if name.startswith("loss_")}
         self.detect_anomaly(means["loss"])
         return means
 
@@ -277,13 +287,16 @@ class CAPT(RunRecordMixin, TrainerX):
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
-        super().save_model(epoch, directory, is_best, val_result, model_name)
+        """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries.
+
+        They come first, so that no checkpoint is ever without them, whenever the run is killed.
+        """
         bank, miner = self.model.bank, self.model.sample_miner
-        if bank is None or miner is None or not bank.has_tokens:
-            return
-        with miner.settled(bank, self.model.base.project):
-            bank.save_confusion_features(Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}"))
+        if bank is not None and miner is not None and bank.has_tokens:
+            path = Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}")
+            with miner.settled(bank, self.model.base.project):
+                bank.save_confusion_features(path)
+        super().save_model(epoch, directory, is_best, val_result, model_name)
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.

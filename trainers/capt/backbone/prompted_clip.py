@@ -115,6 +115,7 @@ def _read_state_dict(path: str) -> dict[str, Tensor]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated; OpenAI's files need it
                 warnings.simplefilter("ignore", DeprecationWarning)
+                _refuse_code_at_load(path)
                 return torch.jit.load(path, map_location="cpu").state_dict()
         state_dict = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
@@ -124,6 +125,14 @@ def _read_state_dict(path: str) -> dict[str, Tensor]:
     if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
         raise ValueError(f'"{path}" holds no state dict of tensors, so it is no CLIP in OpenAI\'s layout')
     return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
+def _refuse_code_at_load(path: str) -> None:
+    """Refuse an archive with methods that torch runs while it reads the file; no CLIP has any."""
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py")]
+    if any(b"__setstate__" in source for source in sources):
+        raise ValueError("it runs code of its own when it is read")
 
 
 def _is_torchscript(path: str) -> bool:

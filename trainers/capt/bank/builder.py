@@ -19,6 +19,7 @@ from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
+from ..run.yaml_file import merge_yaml
 from .confusion_bank import ConfusionBank, JudgedViews
 from .files import FILE
 from .names import suspicious_names
@@ -210,7 +211,7 @@ def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: Promp
     directory = directory.with_name(f"{directory.name}-{hashlib.sha256(seen.encode()).hexdigest()[:12]}")
     fold_cfg = cfg.clone()
     fold_cfg.defrost()
-    fold_cfg.merge_from_file(cfg.TRAINER.CAPT.BANK.FOLD_CONFIG)
+    merge_yaml(fold_cfg, cfg.TRAINER.CAPT.BANK.FOLD_CONFIG)
     fold_cfg.TRAINER.NAME = spec.name
     fold_cfg.OUTPUT_DIR = str(directory)
     fold_cfg.RESUME = ""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,11 +16,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["checkpoint_file", "read_checkpoint", "write_atomically", "write_json"]
+__all__ = ["checkpoint_file", "damage_of", "read_checkpoint", "save_tensors", "write_atomically", "write_json"]
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
-    """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file."""
+    """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file.
+
+    Raises:
+        OSError: it cannot be written, e.g. on a full disk, and names ``path``; the old file is still there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
@@ -30,9 +37,54 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) 
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; results are meant to be read by others
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        code = _system_error(error, temporary)
+        if code is not None:
+            raise OSError(code, f"{os.strerror(code)}; what was saved before is still there", str(path)) from error
         raise
+
+
+def _system_error(error: BaseException | None, path: str) -> int | None:
+    """The system's number for why ``path`` could not be written, where that is the reason.
+
+    torch raises a RuntimeError of its own behind the system's error, safetensors one that only says its number.
+    """
+    while isinstance(error, Exception):
+        if isinstance(error, OSError) and error.errno is not None:
+            return error.errno if error.filename in (None, path) else None
+        said = re.search(r"\(os error (\d+)\)", str(error))
+        if said:
+            return int(said[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """``torch.save``, atomically; the same content gives the same bytes, whatever the file is called."""
+
+    def write(temporary: str) -> None:
+        with open(temporary, "wb") as file:  # from a path, torch takes a name for what is inside
+            torch.save(content, file)
+
+    write_atomically(path, write)
+
+
+def damage_of(path: str | os.PathLike[str]) -> str | None:
+    """Why a file of ``torch.save`` is not what was written, by the CRC-32 that it holds of each part; None if it is.
+
+    Files of torch before 1.6 hold none, and are taken as whole.
+    """
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start != b"PK\x03\x04":
+        return None if start and start[0] == 0x80 else "it is no archive of torch"  # 0x80: a pickle begins so
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None if part is None else f"the checksum of {part} does not fit"
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -79,6 +131,9 @@ def read_checkpoint(path: str) -> dict[str, Any]:
         ValueError: the file is damaged or holds no ``state_dict``.
     """
     try:
+        damage = damage_of(path)
+        if damage is not None:
+            raise ValueError(damage)
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,18 @@ class RunningMeans:
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._number = 0
+
+    @classmethod
+    def of(cls, state: dict[str, Any], device: torch.device) -> RunningMeans:
+        """What :meth:`state` came from."""
+        means = cls()
+        means._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        means._number = state["number"]
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What was added and not yet taken, for a checkpoint."""
+        return {"sums": dict(self._sums), "number": self._number}
 
     @torch.no_grad()
     def add(self, figures: Mapping[str, Tensor]) -> None:

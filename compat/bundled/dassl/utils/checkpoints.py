@@ -52,8 +52,8 @@ def save_checkpoint(
     if remove_module_from_keys:
         state["state_dict"] = strip_module(state["state_dict"])
     fpath = osp.join(save_dir, model_name or f"model.pth.tar-{state['epoch']}")
-    with atomic_path(fpath) as part:
-        torch.save(state, part)
+    with atomic_path(fpath) as part, open(part, "wb") as f:  # from a path, torch takes a name for what is inside
+        torch.save(state, f)
     print(f"Checkpoint saved to {fpath}")
     with atomic_path(osp.join(save_dir, POINTER)) as part, open(part, "w", encoding="utf-8") as f:
         f.write(f"{osp.basename(fpath)}\n")
@@ -76,7 +76,8 @@ def load_checkpoint(fpath: str | None) -> dict[str, Any]:
     Raises:
         ValueError: ``fpath`` is None.
         FileNotFoundError: There is no such file.
-        pickle.UnpicklingError: The file is damaged, or needs a class that is not on the list.
+        pickle.UnpicklingError: The file is damaged (the CRC-32 of its parts tells), or needs a class that is not on the
+            list.
     """
     if fpath is None:
         raise ValueError("File path is None")
@@ -91,6 +92,7 @@ def load_checkpoint(fpath: str | None) -> dict[str, Any]:
 
 
 def _load(fpath: str, map_location: str | None) -> Any:
+    _check_parts(fpath)
     if _is_torchscript(fpath):  # torch.load would hand it to torch.jit.load
         raise pickle.UnpicklingError(
             f'"{fpath}" is a TorchScript archive, not a checkpoint; load it with torch.jit.load'
@@ -99,10 +101,28 @@ def _load(fpath: str, map_location: str | None) -> Any:
         return torch.load(fpath, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError:
         return _load_restricted(fpath, map_location)
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise pickle.UnpicklingError(
-            f'"{fpath}" is damaged ({error}); delete it and use an older checkpoint of the folder'
-        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise _damaged(fpath, error) from error
+
+
+def _check_parts(fpath: str) -> None:
+    """Compare each part of a zip archive with its CRC-32, which torch.load does not; older formats have none."""
+    with open(fpath, "rb") as f:
+        if f.read(2) != b"PK":
+            return
+    try:
+        with zipfile.ZipFile(fpath) as archive:
+            part = archive.testzip()
+    except Exception as error:  # zipfile raises half a dozen types for a damaged file
+        raise _damaged(fpath, error) from error
+    if part is not None:
+        raise _damaged(fpath, f"the checksum of {part} does not fit")
+
+
+def _damaged(fpath: str, reason: object) -> pickle.UnpicklingError:
+    return pickle.UnpicklingError(
+        f'"{fpath}" is damaged ({reason}); delete it and use an older checkpoint of the folder'
+    )
 
 
 def _load_restricted(fpath: str, map_location: str | None) -> Any:

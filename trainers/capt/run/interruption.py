@@ -1,0 +1,397 @@
+"""Runs that can be stopped anywhere and go on as if they had not been: signals, states, locks, and what a NaN leaves.
+
+A trainer gets all of it by :class:`ResumableMixin`. The same command goes on from the latest state: what was trained,
+optimiser, schedule, random states, best result, and how far the epoch had come. An epoch that was left in its middle is
+gone through from its start: batches that are done are loaded again and not trained on, so that every loader and its
+workers are where a straight run has them; their figures come from the state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .files import damage_of, write_atomically
+from .lock import hold_folder
+from .signals import Interrupted, Interruption, keep_signals_out
+from .states import (
+    Position,
+    StoredState,
+    drop_states,
+    newest_state,
+    rng_state,
+    set_rng_state,
+    states_in,
+    write_state,
+)
+
+if TYPE_CHECKING:
+    from dassl.engine import TrainerX as Host
+else:
+    Host = object  # the class that follows in the trainer's bases
+
+__all__ = ["ResumableMixin"]
+
+Summary = Mapping[str, Tensor | float] | None
+
+
+@dataclass
+class Progress:
+    """How far the running epoch has come.
+
+    Attributes:
+        epoch: epochs that are finished.
+        start: random states before the epoch.
+        best_result: of the epochs before.
+        is_stored: whether the latest state on disk, or none, stands for it.
+        summaries: what each batch that is done gave to the meters.
+        now: random states behind the last batch that is done; None where none is.
+    """
+
+    epoch: int
+    start: dict[str, Any]
+    best_result: float
+    is_stored: bool
+    summaries: list[Summary] = field(default_factory=list)
+    now: dict[str, Any] | None = None
+
+
+class ResumableMixin(Host):
+    """Mix in before Dassl's ``TrainerX``, the bundled or an installed one.
+
+    Attributes:
+        frozen_is_rebuilt: whether ``build_model`` makes the same frozen weights again; they are left out of states.
+        loss_terms: named scalars, what the loss of the running batch is the sum of; for the message where it is NaN.
+        is_resumed: whether the run goes on from a state.
+    """
+
+    frozen_is_rebuilt = True
+    loss_terms: Mapping[str, Tensor] = {}
+    is_resumed = False
+
+    _interruption: Interruption | None = None
+    _progress: Progress | None = None
+    _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
+    _is_trained = False
+    _stored_at = 0.0
+
+    def run_state(self) -> dict[str, Any]:
+        """What the next step depends on beside models, optimisers and schedules; plain containers and tensors."""
+        return {}
+
+    def restore_run_state(self, state: dict[str, Any]) -> None:
+        """Take up what :meth:`run_state` gave; called when the epoch has begun, with the random states kept."""
+
+    # ---------------------------------------------------------------------------------------------------- life cycle
+
+    def train(self) -> None:  # type: ignore[override]  # as in Dassl's SimpleTrainer
+        """Train and test as Dassl does; a signal ends it with a state and one line.
+
+        Raises:
+            Interrupted: by a signal, see :mod:`.signals`.
+            FolderInUseError: another run is at work in the output folder.
+        """
+        self._progress, self._resumed, self._is_trained = None, None, False
+        self._stored_at = time.monotonic()
+        self._keep_signals_out_of_workers()
+        with hold_folder(self.output_dir), Interruption() as self._interruption:
+            try:
+                super().train()
+            except Interrupted as stop:
+                self._stop(stop, self._store_progress)
+                raise
+            except Exception as error:
+                if self._interruption.signum is None:
+                    raise
+                ended = Interrupted(self._interruption.signum)  # a loader's worker, say, got the signal as well
+                self._stop(ended, lambda: None)
+                raise ended from error
+
+    def before_epoch(self) -> None:
+        """Dassl's hook; random states are from here on what they are in a straight run."""
+        if self._resumed is not None:
+            set_rng_state(self._resumed["start"])
+        if self._progress is None:
+            self._progress = Progress(self.epoch, rng_state(), self.best_result, is_stored=True)
+        super().before_epoch()
+
+    def run_epoch(self) -> None:
+        """Dassl's epoch, which a signal ends behind a step."""
+        progress, resumed = self._progress, self._resumed
+        if progress is None or self._interruption is None:  # called by itself
+            super().run_epoch()
+            return
+        self._resumed = None
+        if resumed is not None:
+            with _rng_kept():
+                self.restore_run_state(resumed["run_state"])
+        with self._interruption.waiting(), self._stepping(progress, resumed):
+            super().run_epoch()
+            progress.now = rng_state()
+
+    def after_epoch(self) -> None:
+        """Dassl's hook; then the state of the run, or, behind the last epoch, no state any more."""
+        super().after_epoch()
+        if self._progress is None:
+            return
+        if self.epoch + 1 == self.max_epoch:
+            self._progress, self._is_trained = None, True
+            drop_states(self.output_dir)
+            return
+        self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
+        if time.monotonic() - self._stored_at >= 60 * self.cfg.TRAIN.get("KEEP_MINUTES", 0.0):
+            self._store_progress()
+
+    @contextlib.contextmanager
+    def _stepping(self, progress: Progress, resumed: dict[str, Any] | None) -> Iterator[None]:
+        """Stand before ``forward_backward``: pass over what is done already, keep account of what is done now."""
+        mine = vars(self).get("forward_backward")
+        step = self.forward_backward
+        done: list[Summary] = resumed["summaries"] if resumed else []
+
+        def stepped(batch: dict[str, Any]) -> Summary:
+            number = len(progress.summaries)
+            if number < len(done):
+                progress.summaries.append(done[number])
+                if number + 1 == len(done) and resumed is not None:
+                    set_rng_state(resumed["now"])
+                return done[number]
+            summary = step(batch)
+            progress.summaries.append(summary)
+            progress.is_stored = False
+            self._interruption_check(progress)
+            return summary
+
+        self.forward_backward = stepped  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del self.forward_backward
+            if mine is not None:
+                self.forward_backward = mine  # type: ignore[method-assign]
+
+    def _interruption_check(self, progress: Progress) -> None:
+        assert self._interruption is not None, "steps are taken in train"
+        if self._interruption.signum is not None:
+            progress.now = rng_state()
+        self._interruption.check()
+
+    def _stop(self, stop: Interrupted, store: Callable[[], Path | None]) -> None:
+        """Save what is not saved yet, and say in one line where the run stopped and how it goes on."""
+        if stop.is_told:  # by a run within this one
+            return
+        progress, stop.is_told = self._progress, True
+        store()
+        stored = next(iter(states_in(self.output_dir)), None)
+        if self._is_trained:
+            where, then = "behind the last epoch", "the same command tests what was trained"
+        elif stored is None:
+            where, then = "before there was anything to save", "give the same command again"
+        else:
+            where, then = f"behind {stored[0]}", f'saved in "{stored[1]}"; the same command goes on from there'
+            if progress is not None and not progress.is_stored:
+                where = f"in epoch {progress.epoch + 1}"
+        print(f"{stop.name}: stopped {where}; {then}", flush=True)
+
+    def _keep_signals_out_of_workers(self) -> None:
+        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
+            loader: Any = getattr(self, name, None)
+            if getattr(loader, "worker_init_fn", "none") is None:
+                loader.worker_init_fn = keep_signals_out
+
+    # -------------------------------------------------------------------------------------------------------- states
+
+    def _store_progress(self) -> Path | None:
+        """Write the state of the run unless it is on disk; returns its file."""
+        progress = self._progress
+        if progress is None or progress.is_stored or (progress.summaries and progress.now is None):
+            return None
+        self._refuse_not_finite()
+        content = {
+            "models": {name: self._model_state(name) for name in self.get_model_names()},
+            "start": progress.start,
+            "now": progress.now,
+            "summaries": [
+                None if s is None else {key: float(value) for key, value in s.items()} for s in progress.summaries
+            ],
+            "best_result": float(progress.best_result),
+            "run_state": self.run_state(),
+        }
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None:
+            content["scaler"] = scaler.state_dict()
+        position = Position(progress.epoch, len(progress.summaries))
+        path = write_state(self.output_dir, position, content, self.cfg.TRAIN.get("KEEP", 2))
+        progress.is_stored, self._stored_at = True, time.monotonic()
+        return path
+
+    def _model_state(self, name: str) -> dict[str, Any]:
+        model, optim, sched = self._models[name], self._optims[name], self._scheds[name]
+        frozen = _frozen(model) if self.frozen_is_rebuilt else set()
+        return {
+            "weights": {key: value for key, value in model.state_dict().items() if key not in frozen},
+            "optimizer": None if optim is None else optim.state_dict(),
+            "schedule_steps": None if sched is None else _steps_taken(sched),
+        }
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Go on from the latest state or checkpoint that is whole, whichever is further; returns the epochs finished.
+
+        Args:
+            directory: of the run to go on from; states in the output folder count as well.
+        """
+        epoch = usable_checkpoint(directory, self.get_model_names())
+        stored = newest_state(dict.fromkeys((self.output_dir, directory)))
+        if stored is not None and (epoch is None or stored.position >= Position(epoch, 0)):
+            print(f"Found checkpoint at {directory} (will resume training)")
+            self._restore(stored)
+            return stored.position.epoch
+        if epoch is None:
+            print("No checkpoint found, train from scratch")
+            return 0
+        done = super().resume_model_if_exist(directory)
+        if done >= self.max_epoch:
+            self._is_trained = True
+            drop_states(self.output_dir)
+        return done
+
+    def _restore(self, stored: StoredState) -> None:
+        content = stored.content
+        for name, state in content["models"].items():
+            model, optim, sched = self._models[name], self._optims[name], self._scheds[name]
+            frozen = _frozen(model) if self.frozen_is_rebuilt else set()
+            found = model.load_state_dict(state["weights"], strict=False)
+            foreign = [*found.unexpected_keys, *(key for key in found.missing_keys if key not in frozen)]
+            if foreign:
+                raise ValueError(f'"{stored.path}" is of another run: {foreign[0]} differs; give another output folder')
+            if sched is not None:
+                _take_steps(sched, state["schedule_steps"])
+            if optim is not None:
+                optim.load_state_dict(state["optimizer"])
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None and content.get("scaler"):
+            scaler.load_state_dict(content["scaler"])
+        self.best_result = content["best_result"]
+        self._resumed, self.is_resumed = content, True
+        print(f'Resuming behind {stored.position} from "{stored.path}"')
+
+    # ------------------------------------------------------------------------------------------------ what is no number
+
+    def detect_anomaly(self, loss: Tensor) -> None:
+        """Stop where the loss, a scalar, is no number.
+
+        Raises:
+            FloatingPointError: says where, which of the loss's terms it is, and which checkpoint is good.
+        """
+        if torch.isfinite(loss).all():
+            return
+        terms = {name: value for name, value in self.loss_terms.items() if not torch.isfinite(value).all()}
+        terms = terms or {"the loss": loss}
+        said = ", ".join(f"{name} is {float(value.detach().float().mean())}" for name, value in terms.items())
+        raise FloatingPointError(
+            f"Loss is infinite or NaN! In epoch {self.epoch + 1}, batch {self.batch_idx + 1}, {said}; "
+            f"{self._last_good()}"
+        )
+
+    def _refuse_not_finite(self) -> None:
+        """A loss may be looked at less often than every step; what it has spoilt must not become a state."""
+        for name in self.get_model_names():
+            for key, value in self._models[name].named_parameters():
+                if value.requires_grad and not torch.isfinite(value).all():
+                    raise FloatingPointError(
+                        f"Loss is infinite or NaN! By epoch {self.epoch + 1}, batch {self.batch_idx + 1}, {key} is no "
+                        f"number any more; {self._last_good()}"
+                    )
+
+    def _last_good(self) -> str:
+        fix = "lower OPTIM.LR"
+        stored = next(iter(states_in(self.output_dir)), None)
+        if stored is None:
+            return f"nothing was saved before it; {fix}"
+        return f'the last good checkpoint, behind {stored[0]}, is kept in "{stored[1]}"; {fix}'
+
+
+def usable_checkpoint(directory: str, names: list[str]) -> int | None:
+    """Epochs finished by the checkpoint that Dassl would resume from, of all models; None if there is none.
+
+    Where the file that is pointed at is damaged, it is named, and the pointers are set to the latest epoch whose files
+    are whole. The best epoch's file counts as none finished, since it does not say by its name.
+    """
+    folders = [Path(directory) / name for name in names]
+    pointed = [_pointed_at(folder) for folder in folders]
+    if not folders or None in pointed:
+        return None
+    epochs = [_epoch_of(path) for path in pointed if path is not None]
+    damaged = [(path, damage) for path in pointed if path is not None and (damage := _damage(path)) is not None]
+    if not damaged:
+        for path in pointed:
+            if path is not None and not (path.parent / "checkpoint").is_file():
+                _point_at(path)  # the run was killed between the two
+        return min(epochs)
+    for path, damage in damaged:
+        print(f'"{path}" is damaged ({damage}); taking the one before it')
+    shared = set.intersection(*({_epoch_of(path) for path in folder.glob("model.pth.tar-*")} for folder in folders))
+    for epoch in sorted(shared - {0}, reverse=True):
+        files = [folder / f"model.pth.tar-{epoch}" for folder in folders]
+        if all(_damage(path) is None for path in files):
+            for path in files:
+                _point_at(path)
+            return epoch
+    return None
+
+
+def _pointed_at(folder: Path) -> Path | None:
+    """What the folder's pointer names; without one, the latest epoch's file."""
+    pointer = folder / "checkpoint"
+    if pointer.is_file():
+        return folder / pointer.read_text(encoding="utf-8").strip()
+    latest = max(folder.glob("model.pth.tar-*"), key=_epoch_of, default=None)
+    return latest if latest is not None and _epoch_of(latest) else None
+
+
+def _point_at(path: Path) -> None:
+    write_atomically(path.parent / "checkpoint", lambda part: Path(part).write_text(f"{path.name}\n", encoding="utf-8"))
+
+
+def _epoch_of(path: Path) -> int:
+    number = path.name.rpartition("-")[2]
+    return int(number) if path.name.startswith("model.pth.tar-") and number.isdecimal() else 0
+
+
+def _damage(path: Path) -> str | None:
+    return damage_of(path) if path.is_file() else "there is no such file"
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    return {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+
+
+def _steps_taken(sched: Any) -> int:
+    """How often a schedule has been stepped; Dassl's warm-up steps itself, then its successor."""
+    successor = getattr(sched, "successor", None)
+    return sched.last_epoch if successor is None else sched.last_epoch + successor._step_count - 1
+
+
+def _take_steps(sched: Any, number: int) -> None:
+    """Step a new schedule as often as an old one: the very rates, and what is configured now stays in force."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # "lr_scheduler.step() before optimizer.step()": true, and meant
+        for _ in range(number):
+            sched.step()
+
+
+@contextlib.contextmanager
+def _rng_kept() -> Iterator[None]:
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
