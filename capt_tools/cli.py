@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("capt_tools.confusion_report", "Who is confused with whom, and why: one HTML file."),
     "features": ("capt_tools.export_features", "Image features before and after CAPT, and a picture of both."),
     "export-bank": ("capt_tools.export_bank", "The Confusion Bank for other tools: CSV, parquet, FiftyOne."),
+    "sweep": ("capt_tools.sweep", "Many runs, on Slurm or on this machine."),
     "compare": ("capt_tools.compare", "Tables of the runs below output folders."),
     "prompts": ("capt_tools.make_prompts", "Sentences about confused pairs, by a language model."),
     "get-data": ("capt_tools.get_data", "Fetch data sets into CoOp's folders, by torchvision."),

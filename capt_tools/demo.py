@@ -17,11 +17,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .plan.flags import add_flags, environ_of, house
-from .plan.run_all import run_all
 from .plan.runner import Runner
 from .plan.script import exit_code
 from .plan.settings import Settings
 from .plan.steps import StopError
+from .sweep.run_all import run_all
 from .tool import parser_of
 
 __all__ = ["METHODS", "demo", "main"]

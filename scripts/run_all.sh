@@ -8,4 +8,4 @@
 #   GPUS      e.g. "0 1": so many runs at a time, one on each of these devices (default: one at a time)
 # The other variables are listed in scripts/_run.sh. Ends with 1 when a run failed, and says which.
 source "$(dirname "${BASH_SOURCE[0]}")/_run.sh"
-plan run_all "$@"
+tool capt_tools.sweep.run_all "$@"

@@ -19,7 +19,7 @@ def house() -> str:
     return "." if root == Path.cwd() else str(root)
 
 
-def add_flags(parser: argparse.ArgumentParser, *names: str) -> None:
+def add_flags(parser: argparse._ActionsContainer, *names: str) -> None:
     """Add the flags of some variables, of all where none is named."""
     for name, meaning in helps().items():
         if not names or name in names:

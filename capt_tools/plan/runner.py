@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO
 
 from . import folders
-from .passing import passed_on
+from .children import call
 from .settings import Settings
 from .steps import Job, StopError
 
@@ -26,14 +26,20 @@ class Runner:
         settings: which python, and whether to start anything at all.
         environ: of the processes; this one's where none is given.
         say: takes each line; where given, it gets what the processes print as well.
+        log: file for all of it, which the processes write to themselves, so that they outlive this one.
     """
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str] | None = None, say: Callable[[str], None] | None = None
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+        log: IO[bytes] | None = None,
     ) -> None:
         self.settings = settings
         self.environ = os.environ if environ is None else environ
         self._say = say
+        self._log = log
 
     def run(self, plan: Iterable[Job | str]) -> None:
         """Carry a plan out.
@@ -62,28 +68,22 @@ class Runner:
 
         Raises:
             StopError: it failed; with its exit code.
-            SystemExit: a signal came, and the command, which got it too, has ended.
         """
         if self.settings.is_dry:
             return
         try:
-            code = self._wait(command)
+            code = call(command, self.environ, self._log, self._say)
         except OSError as error:
             raise StopError(f"cannot start {command[0]} ({error.strerror}); set PYTHON to a python", 127) from error
         if code:
             raise StopError(code=code if code > 0 else 128 - code)
 
-    def _wait(self, command: Sequence[str]) -> int:
-        out, errors = (None, None) if self._say is None else (subprocess.PIPE, subprocess.STDOUT)
-        process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=errors)
-        with process, passed_on(process):
-            for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
-                self.say(line.decode(errors="replace").removesuffix("\n"))
-        return process.returncode
-
     def say(self, text: str) -> None:
         """Print lines at once and together, as what is started writes to the same place."""
-        if self._say is None:
+        if self._log is not None:
+            self._log.write(f"{text}\n".encode())
+            self._log.flush()
+        elif self._say is None:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
         else:
@@ -92,7 +92,7 @@ class Runner:
 
     def warn(self, text: str) -> None:
         """Print lines on stderr."""
-        if self._say is None:
+        if self._say is None and self._log is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self.say(text)

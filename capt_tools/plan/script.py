@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from .ablate import ablate
+from .children import forwarding
 from .methods import method_of
 from .protocols import USAGE, plan
 from .reproduce import PROTOCOLS, reproduce
-from .run_all import run_all
 from .runner import Runner
 from .settings import Settings
 from .steps import Plan, StopError
@@ -32,9 +32,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def exit_code(work: Callable[[], int]) -> int:
-    """The code that ``work`` returns, or that it stopped with, after the message."""
+    """The code that ``work`` returns, or that it stopped with, after the message; runs get this process's signals."""
     try:
-        return work()
+        with forwarding():
+            return work()
     except StopError as error:
         if error.line:
             print(error.line, file=sys.stderr)
@@ -57,10 +58,6 @@ def _need(script: str, usage: str, arguments: list[str]) -> None:
     outside = [word for word in usage.split(" [")[0].split() if not word.startswith("[")]
     if len(arguments) < len(outside):
         raise StopError(f"usage: bash {script} {usage}")
-
-
-def _run_all(script: str, name: str, words: list[str]) -> int:
-    return run_all(words[0] if words and words[0] else "base2new", Settings.read(), os.environ)
 
 
 def _ablate(script: str, name: str, words: list[str]) -> int:
@@ -91,7 +88,7 @@ def _compared(settings: Settings, whole: Plan) -> int:
     return 0
 
 
-_WHOLES = {"run_all": _run_all, "ablate": _ablate, "reproduce": _reproduce}
+_WHOLES = {"ablate": _ablate, "reproduce": _reproduce}
 
 if __name__ == "__main__":
     sys.exit(main())
