@@ -19,6 +19,7 @@ from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
+from ..run.host_dassl import run_through
 from .confusion_bank import ConfusionBank, JudgedViews
 from .files import FILE
 from .names import suspicious_names
@@ -227,6 +228,6 @@ def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: Promp
         tfm=trainer.train_loader_x.dataset.transform,
         is_train=True,
     )
-    trainer.train()
+    run_through(trainer)
     spec = replace(spec, directory=str(directory), epoch=0)
     return build_base(prompted, spec)
