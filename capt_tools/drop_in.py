@@ -5,8 +5,9 @@
     capt drop-in PATH_TO_REPO --undo      # take everything out; the repository is as it was
 
 It copies trainers/capt, configs/trainers/CAPT, the scripts of scripts/capt that need nothing else, and the Dassl bridge
-(as capt_compat), and adds three lines to the repository's train.py. It runs any number of times, overwrites nothing
-that it did not put there, and ends with exit code 2 and the reason where it cannot go on. docs/DROP_IN.md says more.
+(as capt_compat), adds three lines to the repository's train.py (or main.py), and tries whether that comes to training.
+It runs any number of times, overwrites nothing that it did not put there, and ends with exit code 2 and the reason
+where it cannot go on. docs/DROP_IN.md says more.
 """
 
 from __future__ import annotations
@@ -19,84 +20,81 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .dropping.train_file import BY_HAND, NotUnderstoodError, with_plugin, without_plugin
+from .dropping.host import Host, RefusedError, find_host
+from .dropping.train_file import BY_HAND, PIP_WAY, NotUnderstoodError, unmarked, with_plugin, without_plugin
 from .dropping.tree import MANIFEST, Manifest, plan, put, remove, write_bytes
+from .dropping.trial import what_is_in_the_way
 from .house import ROOT
 from .tool import exit_code, parser_of
 
-NEEDED = ("trainers", "datasets", "configs/trainers", "configs/datasets")
 PACKAGES = ("torch", "torchvision", "yacs", "safetensors", "tqdm")
 
 
-class RefusedError(ValueError):
-    """Nothing was changed; the message says why."""
-
-
-def read_train_file(host: Path) -> str:
-    """The host's train.py, line endings as they are.
-
-    Raises:
-        RefusedError: this is no CoOp-style repository.
-    """
-    missing = [name for name in NEEDED if not (host / name).is_dir()]
-    if not (host / "train.py").is_file():
-        missing.append("train.py")
-    if missing:
-        raise RefusedError(f"{host} is no CoOp-style repository: it has no {', '.join(missing)}")
-    try:
-        return (host / "train.py").read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RefusedError(f"{host / 'train.py'} is not in UTF-8\n{BY_HAND}") from error
-
-
-def drop_in(host: Path, check: bool) -> int:
+def drop_in(host: Host, check: bool) -> int:
     """Put the plugin into the host; with ``check``, only say what would be done."""
-    source, manifest = read_train_file(host), Manifest.read(host)
-    steps = plan(host, ROOT, manifest)
+    source, manifest = host.source(), Manifest.read(host.root)
+    steps = plan(host.root, ROOT, manifest)
     if steps.blocked:
         listed = "\n".join(f"    {path} {why}" for path, why in steps.blocked.items())
         raise RefusedError(f"these files are in the way; move them, then run this again:\n{listed}")
     try:
         changed = with_plugin(source)
     except NotUnderstoodError as error:
-        raise RefusedError(f"{error}\n{BY_HAND}") from error
+        by_hand = f"{BY_HAND}\n{PIP_WAY}".format(entry=host.entry)
+        raise RefusedError(f"{host.path}: {error}\n{by_hand}") from error
 
     if changed == source and not steps.write and not steps.delete:
-        print(f"{host}: CAPT is there and up to date")
+        print(f"{host.root}: CAPT is there and up to date")
         return 0
-    print("".join(_difference(source, changed)), end="")
-    for verb, paths in _by_verb(host, steps.write):
+    print("".join(_difference(host.entry, source, changed)), end="")
+    for folder in host.made:
+        print(f"makes {folder}/: this repository keeps its own trainers elsewhere")
+    for verb, paths in _by_verb(host.root, steps.write):
         for folder, number in Counter(str(Path(path).parent) for path in paths).items():
             print(f"{verb} {folder}/: {number} {'file' if number == 1 else 'files'}")
     for path in steps.delete:
         print(f"removes {path}")
     if check:
         return 1
-    put(host, steps, manifest or Manifest(_digest(without_plugin(source))))
+    put(host.root, steps, manifest or Manifest(_digest(without_plugin(source))))
     if changed != source:
-        write_bytes(host / "train.py", changed.encode("utf-8"))
-    print(f"{host}: CAPT is there; run its train.py with --trainer CAPT --config-file configs/trainers/CAPT/...")
-    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if absent:
-        print(f"This Python lacks {', '.join(absent)}, which CAPT imports: pip install {' '.join(absent)}")
+        write_bytes(host.path, changed.encode("utf-8"))
+    _say_how_to_run(host)
     return 0
 
 
-def undo(host: Path) -> int:
-    """Take the plugin out of the host; 1 if files stay because they were changed."""
-    source, manifest = read_train_file(host), Manifest.read(host)
+def _say_how_to_run(host: Host) -> None:
+    """The command that trains CAPT there; where it would not, what is in its way."""
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if absent:
+        print(f"This Python lacks {', '.join(absent)}, which CAPT imports: pip install {' '.join(absent)}")
+    obstacle = None if absent else what_is_in_the_way(host)
+    if obstacle:
+        print(f"{host.root}: CAPT is there, but {host.entry} does not come to train it: {obstacle}")
+        return
+    how = f"run its {host.entry} with --trainer CAPT --config-file configs/trainers/CAPT/..."
+    print(f"{host.root}: CAPT is there; {how}")
+    if host.entry != "train.py":
+        print(f"scripts/capt speak of train.py: run them with DRY_RUN=1, and what they print with {host.entry}")
+
+
+def undo(host: Host) -> int:
+    """Take the plugin out of the host; 1 if files or lines stay because they are not known to be the plugin's."""
+    source, manifest = host.source(), Manifest.read(host.root)
     if manifest is None:
-        raise RefusedError(f"{host} has no {MANIFEST}: nothing was put there by this script")
+        raise RefusedError(f"{host.root} has no {MANIFEST}: nothing was put there by this script")
     restored = without_plugin(source)
-    print("".join(_difference(source, restored)), end="")
+    print("".join(_difference(host.entry, source, restored)), end="")
     if restored != source:
-        write_bytes(host / "train.py", restored.encode("utf-8"))
-    kept = remove(host, manifest)
+        write_bytes(host.path, restored.encode("utf-8"))
+    kept, by_hand = remove(host.root, manifest), unmarked(restored)
     for path in kept:
         print(f"keeps {path}: it has been changed since it was put there")
-    own = "" if _digest(restored) == manifest.train_file else "; other changes in train.py were left as they are"
-    print(f"{host}: CAPT is taken out{own}")
-    return 1 if kept else 0
+    for number, line in by_hand:
+        print(f"keeps {host.entry} line {number}, which carries no mark; take it out by hand: {line}")
+    own = "" if _digest(restored) == manifest.train_file else f"; other changes in {host.entry} were left as they are"
+    print(f"{host.root}: CAPT is taken out{own}")
+    return 1 if kept or by_hand else 0
 
 
 def _by_verb(host: Path, paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
@@ -105,10 +103,8 @@ def _by_verb(host: Path, paths: Iterable[str]) -> Iterator[tuple[str, list[str]]
     yield "replaces", [path for path in paths if path in there]
 
 
-def _difference(before: str, after: str) -> list[str]:
-    lines = difflib.unified_diff(
-        before.splitlines(True), after.splitlines(True), "train.py", "train.py, with CAPT", n=1
-    )
+def _difference(entry: str, before: str, after: str) -> list[str]:
+    lines = difflib.unified_diff(before.splitlines(True), after.splitlines(True), entry, f"{entry}, with CAPT", n=1)
     return [line if line.endswith("\n") else line + "\n" for line in lines]
 
 
@@ -128,5 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``."""
     args = build_parser().parse_args(argv)
-    host = args.repository.expanduser().resolve()
-    return exit_code(lambda: undo(host) if args.undo else drop_in(host, args.check))
+    folder = args.repository.expanduser().resolve()
+
+    def act() -> int:
+        host = find_host(folder)
+        if host.root != folder:
+            print(f"{folder} holds one repository of that kind: {host.root}")
+        return undo(host) if args.undo else drop_in(host, args.check)
+
+    return exit_code(act)

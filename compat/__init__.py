@@ -16,6 +16,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from .stand_ins import stand_in_for_absent_packages
+
 __all__ = ["BUNDLED_PATH", "DASSL"]
 
 BUNDLED_PATH = Path(__file__).resolve().parent / "bundled"
@@ -49,4 +51,5 @@ def _choose() -> str:
     return "installed"
 
 
+stand_in_for_absent_packages()
 DASSL: str = _choose()

@@ -18,6 +18,8 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
 
+from .stand_ins import is_there
+
 __all__ = ["repair_installed_dassl"]
 
 _WILDS = "dassl.data.datasets.dg.wilds"
@@ -33,7 +35,7 @@ def repair_installed_dassl() -> None:
 
 def _leave_out_wilds() -> str | None:
     """Dassl imports its WILDS data sets, and they import packages that hardly anybody has installed."""
-    if all(importlib.util.find_spec(name) for name in ("wilds", "pandas")) or _WILDS in sys.modules:
+    if all(map(is_there, ("wilds", "pandas"))) or _WILDS in sys.modules:
         return None
     spec = importlib.util.find_spec("dassl")
     assert spec is not None

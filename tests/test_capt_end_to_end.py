@@ -502,8 +502,10 @@ def test_checkpoint_of_another_base(files, finished, coop_base, tmp_path):
 
 def test_other_checkpoints_are_refused(files, finished, coop_base, tmp_path):
     trainer = build(files, tmp_path)
-    with pytest.raises(FileNotFoundError, match="give --model-dir"):
-        trainer.load_model("")
+    for nothing in ("", None):
+        trainer.load_model(nothing)
+        with pytest.raises(FileNotFoundError, match="give --model-dir"):
+            trainer.test()
     with pytest.raises(FileNotFoundError, match=r"model.pth.tar-9.*the folder holds"):
         trainer.load_model(str(finished.out), epoch=9)
     (tmp_path / "capt").mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """scripts/drop_in.py on small hosts: what it puts, what it refuses, and that nothing of it stays behind."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -14,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests" / "peers"))
 import hosts  # noqa: E402
 
 from capt_tools import drop_in  # noqa: E402
-from capt_tools.dropping.train_file import MARK, NotUnderstoodError, with_plugin, without_plugin  # noqa: E402
+from capt_tools.dropping.train_file import MARK, NotUnderstoodError, unmarked, with_plugin, without_plugin  # noqa: E402
 
 TRAIN = '''\
 """Entry point."""
@@ -73,6 +74,12 @@ def host(tmp_path):
     return tmp_path / "host"
 
 
+@pytest.fixture(autouse=True)
+def _untried(monkeypatch):
+    """The trial of the entry point takes seconds; tests/test_drop_in_trial.py has it."""
+    monkeypatch.setattr(drop_in, "what_is_in_the_way", lambda host: None)
+
+
 def call(host, *flags):
     return drop_in.main([str(host), *flags])
 
@@ -108,7 +115,6 @@ def test_lines_added_by_hand_are_left_alone():
     ("old", "new", "reason"),
     [
         ("from dassl.config import get_cfg_default\nfrom dassl.engine import build_trainer", "", "nothing from dassl"),
-        ("import trainers.coop\nimport trainers.zsclip", "import models", "nothing from trainers"),
         ("    extend_cfg(cfg)  # nodes\n", "", "0 times, not once"),
         ("    return cfg", "    extend_cfg(cfg)\n    return cfg", "2 times, not once"),
         ("    extend_cfg(cfg)  # nodes", "    extend_cfg()", "0 times, not once"),
@@ -119,6 +125,23 @@ def test_what_is_not_understood_is_refused(old, new, reason):
     assert old in TRAIN
     with pytest.raises(NotUnderstoodError, match=reason):
         with_plugin(TRAIN.replace(old, new))
+
+
+def test_more_arguments_of_extend_cfg():
+    """SpecPL's ``extend_cfg(cfg, vae_k=...)``."""
+    source = TRAIN.replace("    extend_cfg(cfg)  # nodes", "    extend_cfg(cfg, vae_k=args.k)").replace(
+        "(cfg):", "(cfg, vae_k):"
+    )
+    lines = with_plugin(source).splitlines()
+    assert lines[lines.index("    extend_cfg(cfg, vae_k=args.k)") + 1] == f"    trainers.capt.extend_cfg(cfg){MARK}"
+
+
+def test_trainers_in_another_folder():
+    """LASP's are in prompting/: the plugin's import goes behind the last one, whatever it is."""
+    source = TRAIN.replace("import trainers.coop\nimport trainers.zsclip  # the last one", "import prompting.lasp")
+    changed = with_plugin(source)
+    assert f"import prompting.lasp\nimport trainers.capt{MARK}\n" in changed
+    assert without_plugin(changed) == source
 
 
 # The whole
@@ -234,9 +257,78 @@ def test_undo_keeps_later_changes_of_train_py(host, capsys):
     assert "other changes in train.py were left" in capsys.readouterr().out
 
 
+def test_a_root_one_folder_down(host, capsys):
+    """KgCoOp/KgCoOp: named, used, and found again by --undo."""
+    before = hosts.digest(host)
+    assert call(host.parent) == 0
+    assert f"holds one repository of that kind: {host}" in capsys.readouterr().out
+    assert (host / "trainers/capt/trainer.py").is_file()
+    assert call(host.parent, "--undo") == 0
+    assert hosts.digest(host) == before
+    shutil.copytree(host, host.parent / "other")
+    assert call(host.parent) == 2
+    assert f"holds 2 repositories; name one of {host}, {host.parent / 'other'}" in capsys.readouterr().err
+
+
+def test_an_entry_point_of_another_name(host, capsys):
+    """baple's main.py; a main.py that is none of Dassl's is no entry point."""
+    (host / "train.py").rename(host / "main.py")
+    before = hosts.digest(host)
+    assert call(host) == 0
+    out = capsys.readouterr().out
+    assert "+++ main.py, with CAPT" in out
+    assert "run its main.py with --trainer CAPT" in out
+    assert "scripts/capt speak of train.py" in out
+    assert (host / "main.py").read_text() == WITH_PLUGIN
+    assert call(host, "--undo") == 0
+    assert hosts.digest(host) == before
+    (host / "main.py").write_text("print('something else')\n")
+    assert call(host) == 2
+    assert "it has no train.py or main.py that imports dassl" in capsys.readouterr().err
+
+
+def test_folders_that_the_host_lacks_come_and_go(host, capsys):
+    """LASP keeps its trainers in prompting/ and its configurations beside configs/trainers."""
+    shutil.rmtree(host / "trainers")
+    shutil.rmtree(host / "configs/trainers")
+    before = hosts.digest(host)
+    assert call(host) == 0
+    out = capsys.readouterr().out
+    assert "makes trainers/: " in out
+    assert "makes configs/trainers/: " in out
+    assert (host / "configs/trainers/CAPT").is_dir()
+    assert call(host, "--undo") == 0
+    assert hosts.digest(host) == before
+    (host / "trainers.py").touch()  # a folder of that name would hide it
+    assert call(host) == 2
+    assert "it has a trainers.py" in capsys.readouterr().err
+
+
+def test_lines_by_hand_are_taken_out_or_named(host, capsys):
+    call(host)
+    (host / "train.py").write_text(WITH_PLUGIN.replace(f"import trainers.capt{MARK}", "import trainers.capt"))
+    capsys.readouterr()
+    assert call(host, "--undo") == 1
+    out = capsys.readouterr().out
+    assert "keeps train.py line 10, which carries no mark; take it out by hand: import trainers.capt\n" in out
+    assert "capt_compat" not in (host / "train.py").read_text()
+
+
+def test_comments_about_the_plugin_are_no_lines_of_it():
+    assert unmarked(TRAIN + "# import trainers.capt was here\n") == []
+    assert unmarked(WITH_PLUGIN) == []
+    by_hand = WITH_PLUGIN.replace(MARK, "")
+    assert [text for _, text in unmarked(by_hand)] == [
+        "import capt_compat", "import trainers.capt", "trainers.capt.extend_cfg(cfg)"
+    ]  # fmt: skip
+
+
 def test_refusals_are_plain_and_name_the_lines(host, tmp_path, capsys):
-    assert call(tmp_path) == 2
-    assert "is no CoOp-style repository: it has no trainers" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert call(tmp_path / "empty") == 2
+    assert (
+        "is no CoOp-style repository: it has no datasets, no configs/datasets, no train.py" in capsys.readouterr().err
+    )
     assert call(host, "--undo") == 2
     assert "nothing was put there" in capsys.readouterr().err
     (host / "train.py").write_text(TRAIN.replace("    extend_cfg(cfg)  # nodes\n", ""))
@@ -244,7 +336,9 @@ def test_refusals_are_plain_and_name_the_lines(host, tmp_path, capsys):
     assert call(host) == 2
     error = capsys.readouterr().err
     for line in ("import capt_compat", "import trainers.capt", "trainers.capt.extend_cfg(cfg)"):
-        assert line in error
+        assert f"    {line}{MARK} " in error
+    assert "pip install" in error
+    assert "capt.extend_cfg(cfg)        behind extend_cfg(cfg)" in error
     assert hosts.digest(host) == before
 
 

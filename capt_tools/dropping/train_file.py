@@ -1,4 +1,4 @@
-"""The three lines that a host's train.py needs, put where they belong and taken out again.
+"""The three lines that a host's entry point needs, put where they belong and taken out again.
 
 The file is read by Python's own parser, changed by whole lines, and never reformatted.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-__all__ = ["BY_HAND", "MARK", "NotUnderstoodError", "with_plugin", "without_plugin"]
+__all__ = ["BY_HAND", "MARK", "PIP_WAY", "NotUnderstoodError", "unmarked", "with_plugin", "without_plugin"]
 
 MARK = "  # CAPT, by drop_in.py"
 BRIDGE = "import capt_compat"  # before Dassl: brings one where there is none, repairs one that needs it
@@ -16,17 +16,21 @@ PLUGIN = "import trainers.capt"
 NODE = "trainers.capt.extend_cfg"
 
 BY_HAND = f"""\
-Add these lines to train.py by hand, then run this command again for the files:
-    {BRIDGE:<34}before the first import of dassl
-    {PLUGIN:<34}behind the imports of the other trainers
-    {NODE + "(cfg)":<34}behind extend_cfg(cfg) in setup_cfg"""
+Add these lines to {{entry}} by hand, mark and all, then run this command again for the files:
+    {BRIDGE + MARK:<58}before the first import of dassl
+    {PLUGIN + MARK:<58}behind the imports of the other trainers
+    {NODE + "(cfg)" + MARK:<58}behind extend_cfg(cfg) in setup_cfg"""
+PIP_WAY = """\
+Or put nothing there: pip install the folder of this repository, and in {entry}
+    import capt                 as its first line
+    capt.extend_cfg(cfg)        behind extend_cfg(cfg)"""
 
 
 Import = ast.Import | ast.ImportFrom
 
 
 class NotUnderstoodError(ValueError):
-    """This train.py is not built as CoOp's; says what is missing."""
+    """This entry point is not built as CoOp's; says what is missing."""
 
 
 def with_plugin(source: str) -> str:
@@ -38,7 +42,7 @@ def with_plugin(source: str) -> str:
     try:
         tree = ast.parse(source.removeprefix("\ufeff"))
     except SyntaxError as error:
-        raise NotUnderstoodError(f"train.py line {error.lineno} is no Python that this version reads") from error
+        raise NotUnderstoodError(f"line {error.lineno} is no Python that this version reads") from error
     lines = source.splitlines(keepends=True)
     imports = [node for node in tree.body if isinstance(node, Import)]
     names = {name for node in imports for name in _imported(node)}
@@ -47,7 +51,7 @@ def with_plugin(source: str) -> str:
     if BRIDGE.split()[1] not in names:
         additions.append((_first_of(imports, "dassl").lineno - 1, BRIDGE))
     if "trainers.capt" not in names:
-        additions.append((_end(_last_of(imports, "trainers")), PLUGIN))
+        additions.append((_end(_last_trainer(imports)), PLUGIN))
     if NODE not in {ast.unparse(call.func) for call, _ in _calls(tree)}:
         call, statement = _only_call(tree, "extend_cfg")
         line = lines[statement.lineno - 1]
@@ -65,24 +69,32 @@ def without_plugin(source: str) -> str:
     return "".join(line for line in source.splitlines(keepends=True) if not line.rstrip("\r\n").endswith(MARK))
 
 
+def unmarked(source: str) -> list[tuple[int, str]]:
+    """Number and text of the lines that speak of the plugin and carry no mark: added by hand, not taken out."""
+    words = (BRIDGE.split()[1], "trainers.capt")
+    lines = enumerate(without_plugin(source).splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if any(word in line.split("#")[0] for word in words)]
+
+
 def _imported(node: Import) -> Iterator[str]:
     for alias in node.names:
         yield alias.name if isinstance(node, ast.Import) else f"{node.module or ''}.{alias.name}"
 
 
-def _of(imports: Sequence[Import], package: str) -> list[Import]:
-    found = [node for node in imports if any(name.split(".")[0] == package for name in _imported(node))]
-    if not found:
-        raise NotUnderstoodError(f"train.py imports nothing from {package} at its top level")
-    return found
-
-
 def _first_of(imports: Sequence[Import], package: str) -> Import:
-    return _of(imports, package)[0]
+    found = _of(imports, package)
+    if not found:
+        raise NotUnderstoodError(f"it imports nothing from {package} at its top level")
+    return found[0]
 
 
-def _last_of(imports: Sequence[Import], package: str) -> Import:
-    return _of(imports, package)[-1]
+def _last_trainer(imports: Sequence[Import]) -> Import:
+    """The last import of a trainer; the last of all where the host's trainers lie in another folder."""
+    return (_of(imports, "trainers") or imports)[-1]
+
+
+def _of(imports: Sequence[Import], package: str) -> list[Import]:
+    return [node for node in imports if any(name.split(".")[0] == package for name in _imported(node))]
 
 
 def _end(statement: ast.stmt) -> int:
@@ -96,8 +108,7 @@ def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, ast.Expr]]:
 
 
 def _only_call(tree: ast.Module, function: str) -> tuple[ast.Call, ast.Expr]:
-    found = [(call, node) for call, node in _calls(tree) if ast.unparse(call.func) == function]
-    found = [(call, node) for call, node in found if len(call.args) == 1 and not call.keywords]
+    found = [(call, node) for call, node in _calls(tree) if ast.unparse(call.func) == function and call.args]
     if len(found) != 1:
-        raise NotUnderstoodError(f"train.py calls {function}(cfg) {len(found)} times, not once")
+        raise NotUnderstoodError(f"it calls {function}(cfg) {len(found)} times, not once")
     return found[0]

@@ -22,7 +22,7 @@ BRIDGE = "capt_compat"  # installed beside this package; brings a Dassl where th
 
 def register_trainer() -> None:
     """Register ``CAPT`` now, or as soon as Dassl is imported: the installed one, or else the bridge's."""
-    if importlib.util.find_spec("dassl") is None:
+    if not _is_there("dassl"):
         _cross_bridge()  # puts its Dassl on the path, and imports none of it
     if ENGINE in sys.modules:
         _cross_bridge()
@@ -31,9 +31,14 @@ def register_trainer() -> None:
         sys.meta_path.insert(0, _AfterEngine())
 
 
+def _is_there(package: str) -> bool:
+    # What was made by hand lies in sys.modules without a spec, at which find_spec raises.
+    return package in sys.modules or importlib.util.find_spec(package) is not None
+
+
 def _cross_bridge() -> None:
     """Import the bridge where it is installed; it repairs a Dassl that cannot work on this torch, and says so."""
-    if importlib.util.find_spec(BRIDGE) is not None:
+    if _is_there(BRIDGE):
         importlib.import_module(BRIDGE)
 
 

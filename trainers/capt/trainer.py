@@ -31,6 +31,7 @@ from .method.start import start_experts
 from .run.dataset import all_classnames, check_selection
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
 from .run.files import checkpoint_file
+from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
@@ -48,6 +49,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     model: CAPTModel
     optim: torch.optim.Optimizer
     choices: dict[str, Any]
+    _lacks_weights = False  # load_model was called without a folder
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -109,6 +111,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def before_train(self) -> None:
         """Resume if there is something to resume, then the bank and the cache, both from training images only."""
+        self._lacks_weights = False
         super().before_train()
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
         self._keep_serving()
@@ -229,14 +232,30 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         device = torch.device(self.device)
         if "features" in batch:
             return batch["features"].to(device)
-        images, label, index = (batch[key].to(device) for key in ("img", "label", "index"))
+        images, label = batch["img"].to(device), batch["label"].to(device)
+        index = image_index(batch, self._place_of_image).to(device)
         z, cls, tokens = self._encode_images(images)
         return ViewBatch(z, cls, tokens, label, index, torch.zeros_like(index))
+
+    @cached_property
+    def _place_of_image(self) -> dict[str, int]:
+        return {item.impath: place for place, item in enumerate(self.dm.dataset.train_x)}
 
     def _encode_images(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         with torch.no_grad(), autocast_for(self.precision, torch.device(self.device)):
             features = self.model.encode(images)
         return normalize(features.feature.float(), dim=-1), features.cls, features.tokens
+
+    def after_epoch(self) -> None:
+        """Dassl's hook, which tests and saves; should it fail in any way, what was trained is saved first."""
+        try:
+            super().after_epoch()
+        except Exception:
+            path = save_what_is_trained(self, MODEL_NAME)
+            if path:
+                self._keep_confusion_features(path)
+                print(f"The epoch could not be ended; what was trained is in {path}")
+            raise
 
     def _summary(self, output: CAPTOutput, label: Tensor) -> dict[str, Tensor] | None:
         """Means since the last report, or None between reports."""
@@ -261,8 +280,16 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         """Logits ``(B, C)`` of images."""
         return self.inference(input)[0]
 
-    def test(self, split: str | None = None) -> float:
-        """Dassl's test, with the bank as ``BANK.AT_TEST`` says."""
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Dassl's test, with the bank as ``BANK.AT_TEST`` says.
+
+        ``is_final`` is what ATPrompt's train.py says with --eval-only; its Dassl then ends the process, this does not.
+
+        Raises:
+            FileNotFoundError: :meth:`load_model` was given no folder, and nothing was trained since.
+        """
+        if self._lacks_weights:
+            raise FileNotFoundError(f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run')
         bank = self.model.bank
         if bank is None:
             return super().test(split)
@@ -290,22 +317,32 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
         They come first, so that no checkpoint is ever without them, whenever the run is killed.
         """
-        bank, miner = self.model.bank, self.model.sample_miner
-        if bank is not None and miner is not None and bank.has_tokens:
-            path = Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}")
-            with miner.settled(bank, self.model.base.project):
-                bank.save_confusion_features(path)
-        super().save_model(epoch, directory, is_best, val_result, model_name)
+        self._keep_confusion_features(Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}"))
+        named = {"is_best": is_best, "val_result": val_result, "model_name": model_name}
+        super().save_model(epoch, directory, **taken_by(super().save_model, named))
 
-    def load_model(self, directory: str, epoch: int | None = None) -> None:
+    def _keep_confusion_features(self, checkpoint: str | Path) -> None:
+        bank, miner = self.model.bank, self.model.sample_miner
+        if bank is None or miner is None or not bank.has_tokens:
+            return
+        with miner.settled(bank, self.model.base.project):
+            bank.save_confusion_features(checkpoint)
+
+    def load_model(self, directory: str | None, epoch: int | None = None) -> None:
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.
+
+        As in Dassl, nothing is loaded where no folder is given: hosts call it so before they train. What is neither
+        loaded nor trained afterwards, :meth:`test` refuses.
 
         Raises:
             FileNotFoundError: no checkpoint, or no bank where it is to be consulted.
             ValueError: the checkpoint belongs to another base model or other switches.
         """
         if not directory:
-            raise FileNotFoundError(f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run')
+            print("Note that load_model() is skipped as no pretrained model is given (--model-dir)")
+            self._lacks_weights = True
+            return
+        self._lacks_weights = False
         path = checkpoint_file(directory, MODEL_NAME, epoch)
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)

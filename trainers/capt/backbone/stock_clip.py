@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["build_clip", "clip", "tokenizer"]
 
 
+def _has_pkg_resources() -> bool:
+    """Whether the real one is there, or somebody's module of that name, which need not have a spec."""
+    if "pkg_resources" in sys.modules:
+        return True
+    spec = importlib.util.find_spec("pkg_resources")
+    return spec is not None and spec.origin is not None  # the bridge's stand-in lies in no file
+
+
 def _import_clip() -> types.ModuleType:
-    if importlib.util.find_spec("pkg_resources") is not None:
+    if _has_pkg_resources():
         return importlib.import_module("clip")
     stand_in = types.ModuleType("pkg_resources")
     vars(stand_in).update(packaging=importlib.import_module("packaging"))

@@ -19,6 +19,7 @@ from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
 from ..run.feature_cache import FeatureCache, ViewBatch
+from ..run.host_dassl import run_through
 from ..run.reading import lend_reader, reader_of
 from ..run.yaml_file import merge_yaml
 from .confusion_bank import ConfusionBank, JudgedViews
@@ -230,6 +231,6 @@ def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: Promp
         is_train=True,
     )
     lend_reader(trainer.train_loader_x, reader_of(fold_cfg, trainer.dm.dataset))
-    trainer.train()
+    run_through(trainer)
     spec = replace(spec, directory=str(directory), epoch=0)
     return build_base(prompted, spec)

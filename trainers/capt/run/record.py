@@ -51,6 +51,12 @@ class RunRecordMixin(ReadingMixin):
         super().before_train()
         write_json(Path(self.output_dir) / "sample.json", self._sample())
 
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Dassl's point of a curve, where its trainer draws any: ATPrompt's has no writer."""
+        write = getattr(super(), "write_scalar", None)
+        if write is not None:
+            write(tag, scalar_value, global_step)
+
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
         """Evaluate on ``split`` (default ``TEST.SPLIT``) as Dassl does; only the default call leaves a record.
