@@ -229,10 +229,12 @@ def test_one_device_and_no_sync(base_of, learner):
         features = base.encode_image(torch.empty(3, 3, 32, 32, device=device))
         label = torch.zeros(3, dtype=torch.long, device=device)
         z = torch.nn.functional.normalize(features.feature.float(), dim=-1)
-        out = model(z, features.cls, features.tokens, label, label)
+        # New pairs are looked for on the host; a view that was met brings its own along, and a step asks for nothing.
+        mined = model.semantic_miner.mine(torch.empty(3, 5, device=device))
+        out = model(z, features.cls, features.tokens, label, label, mined)
         assert out.logits.device.type == "cuda"
         assert out.losses["loss"].device.type == "cuda"
-        assert model(z, features.cls, features.tokens).logits.shape == (3, 5)
+        assert model(z, features.cls, features.tokens, mined=mined).logits.shape == (3, 5)
 
 
 def test_the_device_test_can_fail(base, bank):
@@ -242,5 +244,6 @@ def test_the_device_test_can_fail(base, bank):
     with mode, torch.no_grad():
         features = base.encode_image(torch.empty(3, 3, 32, 32, device="cuda:0"))
         z = torch.nn.functional.normalize(features.feature, dim=-1)
+        mined = model.semantic_miner.mine(torch.empty(3, 5, device="cuda:0"))
         with pytest.raises(Exception, match="[Dd]evice"):
-            model(z, features.cls, features.tokens)
+            model(z, features.cls, features.tokens, mined=mined)

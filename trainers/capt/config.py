@@ -80,6 +80,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SEM.NUM_PAIRS = 5  # k, mined pairs a query, >= 1
     node.SEM.SYMMETRIC = False  # also count n[t, j] in Eq. 7 (D)
     node.SEM.PROMPTS = "descriptions"  # folder of prompt files; pairs without any get templates
+    node.SEM.MAX_GB = 0.5  # of memory for the features of mined pairs, > 0; 131,000 pairs of ViT-B/16 (D)
 
     # Sample Confusion Miner (P 3.2, Eq. 8-10, 13).
     node.SAM = CfgNode()
@@ -180,6 +181,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("BANK.FOLDS", bank.FOLDS, 2),
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
+        positive("SEM.MAX_GB", sem.MAX_GB),
         ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
         ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
