@@ -43,6 +43,7 @@ class CAPTSettings:
     symmetric: bool = False
     num_representatives: int = 8
     by_label: bool = True
+    max_retrieval_megabytes: float = 256.0
     alpha: float = 5.0
     gamma: float = 0.5
     hidden_ratio: int = 4
@@ -142,7 +143,8 @@ class CAPTModel(nn.Module):
         adapter = _adapter_for(base.prompted, settings) if settings.use_sam else None
         self.sample_miner = None
         if adapter is not None:
-            self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.by_label)
+            sought = settings.num_representatives, settings.by_label, settings.max_retrieval_megabytes
+            self.sample_miner = SampleConfusionMiner(adapter, *sought)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
             max(1, base.embed_dim // 64),
