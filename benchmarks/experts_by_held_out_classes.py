@@ -39,7 +39,7 @@ from trainers.capt.method.gain import fit_gain
 from trainers.capt.method.held_out_classes import Half, HeldOutChoice, halvings, held_out_gains
 from trainers.capt.method.model import CAPTModel
 from trainers.capt.method.shift_choice import choose_penalty
-from trainers.capt.method.start import start_experts
+from trainers.capt.method.start import start_sample_expert, start_semantic_experts
 from trainers.capt.method.systematic import fit_shift
 from trainers.capt.run.feature_cache import ViewBatch, hash_seed
 
@@ -137,7 +137,8 @@ def trained(base: BaseModel, cfg: CfgNode, shots: Shots, penalty: float | None, 
     gain, _ = fit_gain(model.eval(), [shots.first], places, cfg.TRAINER.CAPT.MGDE.GAIN)
     model.refiner.expert.gain.fill_(gain)
     generator = torch.Generator().manual_seed(hash_seed(seed, 1))
-    start_experts(model, classes.difference, classes.commonality, cfg.TRAINER.CAPT.MGDE.CENTROIDS, generator)
+    start_sample_expert(model)
+    start_semantic_experts(model, cfg.TRAINER.CAPT.MGDE.CENTROIDS, generator)
 
     optimizer = build_optimizer(model.refiner, cfg.OPTIM)
     schedule = build_lr_scheduler(optimizer, cfg.OPTIM)
@@ -159,7 +160,7 @@ def trained(base: BaseModel, cfg: CfgNode, shots: Shots, penalty: float | None, 
 
 def serve(model: CAPTModel, classes: Classes, bank: ConfusionBank | None) -> None:
     """Bind the model to these classes."""
-    model.set_classes(classes.names, classes.difference, classes.commonality, bank)
+    model.set_classes(classes.names, classes.features(), bank)
 
 
 def bank_of(base: BaseModel, systematic: torch.nn.Module, shots: Shots, shrinkage: float) -> ConfusionBank:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from dassl.data.transforms import build_transform
@@ -12,6 +14,7 @@ from torch import Tensor
 from unused_images import configuration, dataset_of, parser_of
 from yacs.config import CfgNode
 
+from trainers.capt.bank.pair_features import PairFeatures
 from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs
 from trainers.capt.bases.base_model import BaseModel
 from trainers.capt.run.feature_cache import FeatureCache, ViewBatch, ViewEncoder
@@ -56,6 +59,28 @@ def features(base: BaseModel, cfg: CfgNode, seed: int, items: list, num_views: i
     return FeatureCache(encoder(cfg, seed)(base, items, num_views, "Encoding"), num_views).rows
 
 
+def pairs_of(num_classes: int) -> tuple[Tensor, Tensor]:
+    """t and j of all ordered pairs."""
+    t, j = torch.cartesian_prod(torch.arange(num_classes), torch.arange(num_classes)).t()
+    return t[t != j], j[t != j]
+
+
+def every_pair(library: PromptLibrary, names: list[str], base: BaseModel) -> tuple[Tensor, Tensor]:
+    """Difference and commonality ``(C, C, D)``, diagonals zero; for tables of forms that look at pairs nobody mined."""
+    target, partners = pairs_of(len(names))
+    pairs = [(names[t], names[j]) for t, j in zip(target.tolist(), partners.tolist(), strict=True)]
+    tables = []
+    for rows in encode_pairs(library, pairs, base.encode_sentences)[:2]:
+        tables.append(rows.new_zeros(len(names), len(names), rows.shape[1]))
+        tables[-1][target, partners] = rows
+    return tables[0], tables[1]
+
+
+def no_other(pairs: Sequence[tuple[str, str]], title: str | None) -> NoReturn:
+    """What a model asks for whose pairs are all there."""
+    raise AssertionError(f"every pair is there, and not {pairs[0]}?")
+
+
 @dataclass(frozen=True)
 class Classes:
     """What there is to tell apart, and what is said of it.
@@ -78,7 +103,7 @@ class Classes:
     def of(cls, base: BaseModel, names: list[str], dataset: str) -> Classes:
         """Encode names and sentences."""
         library = PromptLibrary(ROOT / "descriptions", dataset)
-        difference, commonality, _ = encode_pairs(library, names, base.encode_sentences)
+        difference, commonality = every_pair(library, names, base)
         sources = [[t != j and library.prompts(t, j).sources[0] == "pairs file" for j in names] for t in names]
         return cls(list(names), base.encode_classes(names), difference, commonality, torch.tensor(sources))
 
@@ -86,6 +111,13 @@ class Classes:
         """Those of these classes alone."""
         pairs = (x[index][:, index] for x in (self.difference, self.commonality, self.is_described))
         return Classes([self.names[i] for i in index.tolist()], self.texts[index], *pairs)
+
+    def features(self) -> PairFeatures:
+        """The same for a model to look up; nothing is encoded for it."""
+        found = PairFeatures(self.names, no_other, self.texts.shape[1], max_gigabytes=64)
+        target, partners = pairs_of(len(self.names))
+        found.put(target, partners, self.difference[target, partners], self.commonality[target, partners])
+        return found
 
     @staticmethod
     def test(base: BaseModel, args: argparse.Namespace, side: int, half: str) -> tuple[Classes, ViewBatch]:

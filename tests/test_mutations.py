@@ -36,7 +36,7 @@ MUTANTS = {
         (confusion_scores, "(1 + share) * probs", "(1 + share) + probs", SCORES),
         (confusion_scores, "n / total.clamp_min(torch.finfo(n.dtype).tiny)", "n", SCORES),
         (confusion_scores, "n.sum(dim=-1, keepdim=True)", "counts.sum()", SCORES),
-        (confusion_scores, "counts = counts + counts.t()", "counts = counts.t()", SCORES),
+        (confusion_scores, "n = n + counts[target]", "n = counts[target]", SCORES),
         (confusion_scores, "scores.scatter(1, target.unsqueeze(1), -torch.inf)", "scores", SCORES),
         (mine_pairs, "scores.topk(found, dim=-1)", "scores.topk(found, dim=-1, largest=False)", SCORES),
         (mine_pairs, "probs.argmax(dim=-1)", "probs.argmin(dim=-1)", SCORES),

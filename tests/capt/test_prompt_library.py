@@ -1,12 +1,17 @@
 """Where the sentences of a pair come from, and what is made of them."""
 
 import json
+import random
 
 import pytest
+import tiny_capt
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs
+from trainers.capt.bank import prompt_library
+from trainers.capt.bank.prompt_library import PairPrompts, PromptLibrary, encode_pairs
 
 FUDD = {"0": {"classes": [1, 0], "prompt_pairs": [{"prompt_pair": ["otter, wet", "red fox, dry"]}]}}
 
@@ -79,17 +84,52 @@ def test_features_are_means_of_sentences(tmp_path, write):
         calls.append(list(sentences))
         return torch.tensor([axes[s] for s in sentences])
 
-    difference, commonality, sources = encode_pairs(library(tmp_path), ["cup", "otter"], text_features)
-    torch.testing.assert_close(difference[0, 1], normalize(torch.tensor([1.0, 1, 0]), dim=0))
-    assert difference[1, 0].tolist() == [0, 1, 0]
-    assert commonality[0, 1].tolist() == commonality[1, 0].tolist() == [0, 0, 1]
-    assert not difference[0, 0].any()
+    pairs = [("cup", "otter"), ("otter", "cup")]
+    difference, commonality, sources = encode_pairs(library(tmp_path), pairs, text_features)
+    torch.testing.assert_close(difference[0], normalize(torch.tensor([1.0, 1, 0]), dim=0))
+    assert difference[1].tolist() == [0, 1, 0]
+    assert commonality[0].tolist() == commonality[1].tolist() == [0, 0, 1]
     assert len(calls) == 1
     assert sorted(calls[0]) == ["x", "y", "z"]  # each sentence once
     assert sources == {"difference: pairs file": 2, "commonality: pairs file": 2}
 
 
-def test_one_class_has_no_pairs(tmp_path):
-    difference, commonality, sources = encode_pairs(library(tmp_path), ["cup"], lambda texts: torch.ones(len(texts), 3))
-    assert difference.shape[:2] == commonality.shape[:2] == (1, 1)
-    assert not sources
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 7))
+def test_features_against_a_loop(seed, num_pairs, at_a_time):
+    """Class-wise sentences belong to many pairs; they are encoded a few at a time, each once."""
+    draw = random.Random(seed)
+    names, words = list("abcde"), [f"s{i}" for i in range(12)]
+    sides = {(t, j): [draw.choices(words, k=draw.randint(1, 3)) for _ in range(2)] for t in names for j in names}
+    table = dict(zip(words, tiny_capt.unit(12, 8, seed=seed), strict=True))
+    calls = []
+
+    class Drawn:
+        def prompts(self, t, j):
+            return PairPrompts(*map(tuple, sides[t, j]), ("drawn", "drawn"))
+
+    def text_features(sentences):
+        calls.extend(sentences)
+        assert len(sentences) <= at_a_time
+        return torch.stack([table[s] for s in sentences])
+
+    pairs = [tuple(draw.sample(names, 2)) for _ in range(num_pairs)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_library, "SENTENCES_AT_A_TIME", at_a_time)
+        patch.setattr(prompt_library, "ADDED_AT_A_TIME", 2)
+        difference, commonality, sources = encode_pairs(Drawn(), pairs, text_features)
+    assert len(calls) == len(set(calls))
+    for i, pair in enumerate(pairs):
+        for found, own in zip((difference[i], commonality[i]), sides[pair], strict=True):
+            expected = normalize(sum(table[s].double() for s in own), dim=-1)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+    assert sources == {"difference: drawn": num_pairs, "commonality: drawn": num_pairs}
+
+
+def test_digest_follows_the_sentences(tmp_path, write):
+    without = library(tmp_path).digest()
+    write("pairs", {"cup||otter": {"difference_a": ["x"]}})
+    first = library(tmp_path).digest()
+    assert first == library(tmp_path).digest()
+    write("pairs", {"cup||otter": {"difference_a": ["y"]}})
+    assert len({without, first, library(tmp_path).digest()}) == 3

@@ -6,7 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.capt.method.semantic_miner import SemanticConfusionMiner, confusion_scores, mine_pairs
+from trainers.capt.bank.pair_features import PairFeatures
+from trainers.capt.method.semantic_miner import (
+    MinedViews,
+    SemanticConfusionMiner,
+    confusion_scores,
+    mine_pairs,
+)
 
 PROBS = torch.tensor([[0.5, 0.2, 0.18, 0.12]])  # t = 0
 COUNTS = torch.tensor([[0.0, 9, 0, 0], [1, 0, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]])  # n[2, 0] = 3: class 2 taken for 0
@@ -76,10 +82,30 @@ def test_against_a_loop(seed, num_classes, num_pairs, symmetric):
 
 def test_features_are_those_of_the_pair():
     difference, commonality = torch.randn(2, 4, 4, 6, generator=tiny_capt.generator())
+
+    def encode(pairs, title):
+        t, j = torch.tensor([[int(name) for name in pair] for pair in pairs]).t()
+        return difference[t, j], commonality[t, j], {}
+
     miner = SemanticConfusionMiner(4)
-    miner.set_classes(COUNTS, difference, commonality)
-    pairs = miner(PROBS)
+    miner.set_classes(COUNTS, PairFeatures(list("0123"), encode, 6))
+    mined = miner.mine(PROBS)
+    pairs = miner(mined, torch.tensor([[True, True, False, True]]))
     assert torch.equal(pairs.difference[0, 0], difference[0, 2])  # D[t|j] at [t, j]: directed
     assert torch.equal(pairs.commonality[0, 1], commonality[0, 1])
+    assert not pairs.difference[0, 2].any()  # nobody wanted it
     assert not pairs.difference[0, 3].any()  # the place that no class fills
+    assert len(miner.features) == 2
     assert not list(miner.parameters())
+
+
+def test_views_bring_their_pairs_along():
+    source = tiny_capt.generator()
+    probs = torch.rand(6, 5, generator=source).softmax(-1)
+    views = MinedViews(6, 3, torch.device("cpu"))
+    first, then = torch.tensor([4, 0, 2]), torch.tensor([0, 4])
+    assert views.of(first) is None
+    views.keep(first, mine_pairs(probs[first], torch.zeros(5, 5), 3))
+    found, expected = views.of(then), mine_pairs(probs[then], torch.zeros(5, 5), 3)
+    assert all(torch.equal(value, getattr(expected, name)) for name, value in vars(found).items())
+    assert views.of(torch.tensor([0, 1])) is None  # one of the two is new

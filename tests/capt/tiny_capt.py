@@ -14,7 +14,8 @@ import tiny  # noqa: E402
 
 from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
-from trainers.capt.bank.prompt_library import PromptLibrary, encode_pairs  # noqa: E402
+from trainers.capt.bank.pair_features import PairFeatures  # noqa: E402
+from trainers.capt.bank.prompt_library import PairEncoder, PromptLibrary  # noqa: E402
 from trainers.capt.bases.learners import BaseSpec, build_base  # noqa: E402
 from trainers.capt.method.model import CAPTModel, CAPTSettings  # noqa: E402
 
@@ -49,12 +50,13 @@ def make_base(clip_path, spec=None):
     return build_base(PromptedCLIP(load_clip(str(clip_path))), spec or BaseSpec())
 
 
-def pair_features(base, classnames):
-    return encode_pairs(PromptLibrary("no folder", "none"), classnames, base.prompted.text_features)[:2]
+def pair_features(base, classnames, max_gigabytes=0.5):
+    encode = PairEncoder(PromptLibrary("no folder", "none"), base.prompted.text_features)
+    return PairFeatures(classnames, encode, base.embed_dim, max_gigabytes).to(base.text_features.device)
 
 
 def serve(model, classnames, bank=None):
-    model.set_classes(classnames, *pair_features(model.base, classnames), bank)
+    model.set_classes(classnames, pair_features(model.base, classnames), bank)
 
 
 def make_model(base, classnames=CLASSES, bank=None, **settings):

@@ -85,12 +85,14 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SEM.NUM_PAIRS = 5  # k, mined pairs a query, >= 1
     node.SEM.SYMMETRIC = False  # also count n[t, j] in Eq. 7 (D)
     node.SEM.PROMPTS = "descriptions"  # folder of prompt files; pairs without any get templates
+    node.SEM.MAX_GB = 0.5  # of memory for the features of mined pairs, > 0; 131,000 pairs of ViT-B/16 (D)
 
     # Sample Confusion Miner (P 3.2, Eq. 8-10, 13).
     node.SAM = CfgNode()
     node.SAM.ON = True  # False: no representatives, no adapter
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
     node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
+    node.SAM.MAX_MB = 256.0  # of memory that a batch's retrieval may take besides the bank, > 0 (D)
     node.SAM.SHRINKAGE = 0.3  # of the scatter within classes by which images are compared, (0, 1]; 1: plain cosine (D)
     node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
     node.SAM.GAMMA = 0.5  # gamma, >= 0
@@ -128,6 +130,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         symmetric=node.SEM.SYMMETRIC,
         num_representatives=node.SAM.NUM_REPRESENTATIVES,
         by_label=node.SAM.BY_LABEL,
+        max_retrieval_megabytes=node.SAM.get("MAX_MB", CAPTSettings.max_retrieval_megabytes),  # not in older runs
         alpha=node.SAM.ALPHA,
         gamma=node.SAM.GAMMA,
         hidden_ratio=node.MGDE.HIDDEN_RATIO,
@@ -185,9 +188,11 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("BANK.FOLDS", bank.FOLDS, 2),
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
+        positive("SEM.MAX_GB", sem.MAX_GB),
         ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
         ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
+        positive("SAM.MAX_MB", sam.MAX_MB),
         positive("SAM.ALPHA", sam.ALPHA),
         at_least("SAM.GAMMA", sam.GAMMA, 0),
         ("SAM.SHRINKAGE", sam.SHRINKAGE, 0 < sam.SHRINKAGE <= 1, "in (0, 1]"),

@@ -19,15 +19,17 @@ from .backbone.precision import autocast_for, usable_precision
 from .backbone.prompted_clip import load_prompted_clip
 from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
-from .bank.prompt_library import PromptLibrary, announced_pairs
+from .bank.pair_features import PairFeatures
+from .bank.prompt_library import PairEncoder, PromptLibrary
 from .bases.learners import BaseModel, build_base, zero_shot
 from .bases.spec import spec_from
 from .config import check_capt, settings_from
 from .method.checkpoint import check_base, load_refiner
 from .method.gain import set_gain
 from .method.model import CAPTModel, CAPTOutput
+from .method.semantic_miner import MinedViews
 from .method.shift_choice import set_shift
-from .method.start import start_experts
+from .method.start import meet_pairs_of_bank, start_sample_expert, start_semantic_experts
 from .run.dataset import all_classnames, check_selection
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
 from .run.files import checkpoint_file
@@ -35,7 +37,7 @@ from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
-from .run.serving import Serving, keep_pair_features, keep_serving
+from .run.serving import MAX_FEATURE_BYTES, Serving, keep_pair_features, keep_serving, read_pair_features
 
 __all__ = ["CAPT"]
 
@@ -73,10 +75,12 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
         self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
-        self._pair_features = announced_pairs(self.prompt_library, self.tested_classnames(), base.encode_sentences)
+        for path in self.prompt_library.files:
+            print(f"Pair prompts from {path}")
+        encode = PairEncoder(self.prompt_library, base.encode_sentences)
+        self._pairs = PairFeatures(self.tested_classnames(), encode, base.embed_dim, node.SEM.MAX_GB).to(self.device)
         self._serve_classes(bank=None)
-        generator = torch.Generator().manual_seed(hash_seed(self.run_seed, 1))
-        start_experts(self.model, *self._pair_features, node.MGDE.CENTROIDS, generator)
+        start_sample_expert(self.model)
         trained = sum(p.numel() for p in self.model.refiner.parameters())
         total = trained + sum(p.numel() for p in base.parameters())
         print(f"# trained params: {trained:,} of {total:,} ({100 * trained / total:.2f}%)")
@@ -105,7 +109,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def _serve_classes(self, bank: ConfusionBank | None) -> None:
         """Bind the model to this run's classes, and to the bank where one may be consulted."""
-        self.model.set_classes(self.tested_classnames(), *self._pair_features, bank)
+        self.model.set_classes(self.tested_classnames(), self._pairs, bank)
 
     # ------------------------------------------------------------------------------------------------------- training
 
@@ -121,14 +125,38 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         bank = self._make_bank()
         self._serve_classes(bank)
         self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
+        self._meet_pairs(bank)
         self._fit_gain()
+
+    def after_train(self) -> None:
+        """Dassl's test of the final model; the pairs that it met as well are kept for those who serve the run."""
+        super().after_train()
+        self._keep_pairs()
 
     def _keep_serving(self) -> None:
         """Write beside the checkpoints what :func:`capt.load` needs and the configuration does not say."""
         classnames = self.tested_classnames()
         serving = Serving(self.base_spec.template, classnames, self._all_classnames())
         keep_serving(self.output_dir, serving, self.prompt_library.files)
-        keep_pair_features(self.output_dir, classnames, self.model.base.digest(), *self._pair_features)
+
+    def _meet_pairs(self, bank: ConfusionBank) -> None:
+        """Encode what is said of the pairs that the bank is torn between; a new run's experts start from it."""
+        sources = meet_pairs_of_bank(self.model, bank)
+        if sources:
+            print("Pair prompts by source: " + ", ".join(f"{k} {v:,}" for k, v in sorted(sources.items())))
+        if self.start_epoch == 0:
+            generator = torch.Generator().manual_seed(hash_seed(self.run_seed, 1))
+            start_semantic_experts(self.model, self.cfg.TRAINER.CAPT.MGDE.CENTROIDS, generator)
+        self._keep_pairs()
+        num_views = 0 if self.cache is None else len(self.cache) * self.cache.num_views
+        self._mined = MinedViews(num_views, self.model.settings.num_pairs, torch.device(self.device))
+
+    def _made_of(self) -> dict[str, str]:
+        return {"base": self.model.base.digest(), "sentences": self.prompt_library.digest()}
+
+    def _keep_pairs(self) -> None:
+        most = MAX_FEATURE_BYTES // (2 * 4 * self.model.base.embed_dim)
+        keep_pair_features(self.output_dir, self._pairs.classnames, self._made_of(), *self._pairs.known(most))
 
     @cached_property
     def _encode(self) -> ViewEncoder:
@@ -220,13 +248,26 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
         query_index = self._query_index[views.index]
-        output = self.model(views.z, views.cls, views.tokens, views.label, query_index)
+        output = self._forward(batch, views, query_index)
+        assert output.losses is not None, "labels were given"
         self.optim.zero_grad()
         output.losses["loss"].backward()
         self.optim.step()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return self._summary(output, views.label)
+
+    def _forward(self, batch: dict[str, Any], views: ViewBatch, query_index: Tensor) -> CAPTOutput:
+        """The model's output; a cached view's pairs are mined when it is first met."""
+        features = views.z, views.cls, views.tokens, views.label, query_index
+        if "features" not in batch or self.cache is None or self._pairs.has_forgotten:
+            return self.model(*features)
+        rows = batch["features"].index * self.cache.num_views + batch["features"].view  # on the CPU
+        mined = self._mined.of(rows)
+        output = self.model(*features, mined)
+        if mined is None:
+            self._mined.keep(rows, output.pairs)
+        return output
 
     def _views(self, batch: dict[str, Any]) -> ViewBatch:
         device = torch.device(self.device)
@@ -347,6 +388,9 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
         print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
+        stored = read_pair_features(directory, self._made_of(), self.device)
+        if stored is not None:
+            self._pairs.take_up(*stored)
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             features_of = None if self.model.sample_miner is None else path
             bank = ConfusionBank.of_run(directory, self.model.base.digest(), features_of, self.device)

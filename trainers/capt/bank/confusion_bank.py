@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.nn.functional import pad
 
 from .exchange import checked_predictions, rows_of
 from .files import BankMismatchError, StoredBank
 from .likeness import Likeness
 from .names import suspicious_names
+from .retrieval import FiledKeys, Retrieved
 
 __all__ = ["ConfusionBank", "JudgedViews", "Retrieved", "confusion_intensity"]
 
@@ -78,21 +78,6 @@ class JudgedViews:
             "tokens": probs.new_zeros(num, 0, 0),
         }
         return JudgedViews(probs=probs, label=label, feature=feature, **{**defaults, **others})
-
-
-@dataclass(frozen=True)
-class Retrieved:
-    """Representative confused samples of B queries.
-
-    Attributes:
-        entry: ``(B, K)`` int64 rows of the bank; the padding row where ``valid`` is False.
-        valid: ``(B, K)`` bool.
-        similarity: ``(B, K)`` cosine of the keys; 0 where not valid.
-    """
-
-    entry: Tensor
-    valid: Tensor
-    similarity: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,7 +146,7 @@ class ConfusionBank(StoredBank):
         self.confusion_features: Tensor | None = None
         self.shrinkage = shrinkage
         self.likeness = Likeness(entries.cls[:-1], entries.label[:-1], self.num_classes, shrinkage)
-        self.keys = self.likeness.keys(entries.cls)  # (M+1, Dv)
+        self.filed = FiledKeys(entries.cls[:-1], entries.label[:-1], self.num_classes, self.likeness.keys)
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -330,6 +315,7 @@ class ConfusionBank(StoredBank):
         query_index: Tensor,
         num_representatives: int,
         by_label: bool = False,
+        max_megabytes: float = 256.0,
     ) -> Retrieved:
         """The entries of the mined pairs that are nearest to the query (Eq. 8), never one of the query's own image.
 
@@ -342,33 +328,27 @@ class ConfusionBank(StoredBank):
             query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
             num_representatives: K.
             by_label: the entries labelled t or j instead, whatever they are torn with (D).
+            max_megabytes: of memory that the work may take, see :meth:`FiledKeys.nearest`.
 
         Raises:
             ValueError: the bank was made of predictions.
         """
         if len(self) and not self.entries.cls.shape[1]:
             raise ValueError("this bank was made of predictions and keeps no features of images; train CAPT for one")
-        entries, num_classes = self.entries, self.num_classes
+        entries = self.entries
         mined = torch.cat([target.unsqueeze(1), partners], dim=1)  # (B, P+1)
-        member = torch.zeros(len(cls), num_classes + 1, dtype=torch.bool, device=cls.device)
-        member = member.scatter(1, torch.where(mined < 0, num_classes, mined), True)[:, :num_classes]
-        label, rival = entries.label.clamp_min(0), entries.rival.clamp_min(0)
-        eligible = member[:, label] & (entries.label >= 0)  # (B, M+1)
-        if not by_label:
-            eligible &= member[:, rival] & ((label == target.unsqueeze(1)) | (rival == target.unsqueeze(1)))
-        is_own = (query_index.unsqueeze(1) == entries.index) & (query_index.unsqueeze(1) >= 0)
-        similarity = self.likeness.keys(cls) @ self.keys.t()  # (B, M+1)
-        k = min(num_representatives, similarity.shape[1])
-        top, entry = similarity.masked_fill(~eligible | is_own, -torch.inf).topk(k, dim=1)
-        valid = top > -torch.inf
-        retrieved = Retrieved(entry.masked_fill(~valid, len(self)), valid, top.masked_fill(~valid, 0.0))
-        return self._widen(retrieved, num_representatives - k)
 
-    def _widen(self, found: Retrieved, extra: int) -> Retrieved:
-        if extra <= 0:
-            return found
-        entry = pad(found.entry, (0, extra), value=len(self))
-        return Retrieved(entry, pad(found.valid, (0, extra)), pad(found.similarity, (0, extra)))
+        def is_fit(rows: Tensor, entry: Tensor) -> Tensor:
+            own, goal = query_index[rows].unsqueeze(1), target[rows].unsqueeze(1)
+            fits = (entries.index[entry] != own) | (own < 0)
+            if by_label:
+                return fits
+            label, rival = entries.label[entry], entries.rival[entry]
+            is_mined = (rival.unsqueeze(2) == mined[rows].unsqueeze(1)).any(dim=2)
+            return fits & is_mined & ((label == goal) | (rival == goal))
+
+        keys = self.likeness.keys(cls)
+        return self.filed.nearest(keys, mined, num_representatives, is_fit, max_megabytes)
 
     def rows(self) -> list[dict[str, str | int | float | bool]]:
         """The entries as plain values with the names of :data:`.exchange.COLUMNS`, the most torn first."""

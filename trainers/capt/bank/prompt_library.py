@@ -12,7 +12,9 @@ A file that a language model wrote (``make_prompts``) has the form of the first 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from tqdm import tqdm
 
-__all__ = ["PairPrompts", "PromptLibrary", "encode_pairs"]
+__all__ = ["PairEncoder", "PairPrompts", "PromptLibrary", "encode_pairs"]
+
+SENTENCES_AT_A_TIME = 256
+ADDED_AT_A_TIME = 65_536  # sentences of classes belong to many pairs; bounds the gathered copy
 
 DIFFERENCE_TEMPLATES = ("a photo of a {t}, not a {j}.",)
 COMMONALITY_TEMPLATES = ("a photo of a {t} or a {j}.",)
@@ -89,6 +95,13 @@ class PromptLibrary:
         self.files.append(path)
         return content
 
+    def digest(self) -> str:
+        """SHA-256 of all that sentences are made of: equal digests, equal sentences."""
+        files = (self._pairs, self._distinct, self._common, self._fudd)
+        parts: list[Any] = [DIFFERENCE_TEMPLATES, COMMONALITY_TEMPLATES]
+        parts += [sorted((repr(key), value) for key, value in content.items()) for content in files]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
     def prompts(self, t: str, j: str) -> PairPrompts:
         """Sentences for the ordered pair (t, j)."""
         t, j = _plain(t), _plain(j)
@@ -152,66 +165,84 @@ def _fudd_differences(content: dict[str, Any], classnames: list[str]) -> dict[tu
     return found
 
 
+@dataclass(frozen=True)
+class PairEncoder:
+    """Makes features of the sentences about pairs; call it with the pairs that are wanted.
+
+    Attributes:
+        library: where the sentences come from.
+        text_features: sentences to normalised features ``(S, D)`` by the frozen text encoder.
+    """
+
+    library: PromptLibrary
+    text_features: Callable[[Sequence[str]], Tensor]
+
+    def __call__(
+        self, pairs: Sequence[tuple[str, str]], title: str | None = None
+    ) -> tuple[Tensor, Tensor, Counter[str]]:
+        """See :func:`encode_pairs`."""
+        return encode_pairs(self.library, pairs, self.text_features, title)
+
+
 @torch.no_grad()
 def encode_pairs(
-    library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
+    library: PromptLibrary,
+    pairs: Sequence[tuple[str, str]],
+    text_features: Callable[[Sequence[str]], Tensor],
+    title: str | None = None,
 ) -> tuple[Tensor, Tensor, Counter[str]]:
-    """Prompt features of all ordered pairs: encoded, averaged per pair and side, normalised.
+    """Prompt features of ordered pairs: encoded, averaged per pair and side, normalised.
 
-    Every sentence is encoded once, however many pairs share it.
+    Every sentence is encoded once, however many of these pairs share it, and forgotten as soon as it is counted in.
 
     Args:
         library: where the sentences come from.
-        classnames: C names.
+        pairs: n ordered pairs (t, j) of class names, n >= 1.
         text_features: sentences to normalised features ``(S, D)`` by the frozen text encoder.
+        title: of a progress bar on a terminal; None for none.
 
     Returns:
-        ``difference (C, C, D)`` with D[t|j] at [t, j]; ``commonality (C, C, D)``, symmetric; and how many (pair, side)s
-        came from each source. Diagonals are zero.
+        ``difference (n, D)``, D[t|j]; ``commonality (n, D)``, K[t, j]; and how many (pair, side)s came from each
+        source.
     """
-    num_classes = len(classnames)
     sentences: dict[str, int] = {}
     sources: Counter[str] = Counter()
-    sides: tuple[tuple[list[int], list[int]], ...] = (([], []), ([], []))  # (pair cell, sentence) of each side
-    for t, t_name in enumerate(classnames):
-        for j, j_name in enumerate(classnames):
-            if t == j:
-                continue
-            prompts = library.prompts(t_name, j_name)
-            for (cells, rows), side, texts, source in zip(
-                sides,
-                ("difference", "commonality"),
-                (prompts.difference, prompts.commonality),
-                prompts.sources,
-                strict=True,
-            ):
-                sources[f"{side}: {source}"] += 1
-                for text in texts:
-                    cells.append(t * num_classes + j)
-                    rows.append(sentences.setdefault(text, len(sentences)))
-    if not sentences:
-        empty = text_features(["a photo."]).new_zeros(num_classes, num_classes, 1)
-        return empty, empty.clone(), sources
-    features = text_features(list(sentences))  # (S, D)
-    difference, commonality = (_mean_by_cell(features, *side, num_classes) for side in sides)
-    return difference, commonality, sources
+    cells: list[int] = []  # 2 i for the difference of pair i, 2 i + 1 for its commonality
+    rows: list[int] = []  # which sentence it is made of
+    for i, (t, j) in enumerate(pairs):
+        prompts = library.prompts(t, j)
+        for side, (name, texts) in enumerate(
+            (("difference", prompts.difference), ("commonality", prompts.commonality))
+        ):
+            sources[f"{name}: {prompts.sources[side]}"] += 1
+            cells += [2 * i + side] * len(texts)
+            rows += [sentences.setdefault(text, len(sentences)) for text in texts]
+    total = _sums(list(sentences), cells, rows, 2 * len(pairs), text_features, title)
+    features = normalize(total, dim=-1)
+    return features[0::2].contiguous(), features[1::2].contiguous(), sources
 
 
-def announced_pairs(
-    library: PromptLibrary, classnames: Sequence[str], text_features: Callable[[Sequence[str]], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Difference and commonality ``(C, C, D)`` of :func:`encode_pairs`; prints where they came from."""
-    difference, commonality, sources = encode_pairs(library, classnames, text_features)
-    for path in library.files:
-        print(f"Pair prompts from {path}")
-    print("Pair prompts by source: " + ", ".join(f"{k} {v:,}" for k, v in sorted(sources.items())))
-    return difference, commonality
-
-
-def _mean_by_cell(features: Tensor, cells: list[int], rows: list[int], num_classes: int) -> Tensor:
-    cell = torch.tensor(cells, device=features.device)
-    row = torch.tensor(rows, device=features.device)
-    total = features.new_zeros(num_classes**2, features.shape[1])
-    for part in torch.arange(len(cells), device=features.device).split(65_536):  # bounds the gathered copy
-        total.index_add_(0, cell[part], features[row[part]])
-    return normalize(total, dim=-1).view(num_classes, num_classes, -1)
+def _sums(
+    sentences: list[str],
+    cells: list[int],
+    rows: list[int],
+    num_cells: int,
+    text_features: Callable[[Sequence[str]], Tensor],
+    title: str | None,
+) -> Tensor:
+    """``(num_cells, D)``: the features of the sentences ``rows[i]`` added up in the cells ``cells[i]``."""
+    row = torch.tensor(rows)
+    order = row.argsort(stable=True)
+    row, cell = row[order], torch.tensor(cells)[order]
+    starts = range(0, len(sentences), SENTENCES_AT_A_TIME)
+    total = None
+    for start in tqdm(starts, desc=title, disable=title is None or not sys.stderr.isatty()):
+        features = text_features(sentences[start : start + SENTENCES_AT_A_TIME])  # (n, D)
+        if total is None:
+            total = features.new_zeros(num_cells, features.shape[1])
+        first, last = torch.searchsorted(row, torch.tensor([start, start + SENTENCES_AT_A_TIME])).tolist()
+        for part in torch.arange(first, last).split(ADDED_AT_A_TIME):
+            added = features[(row[part] - start).to(features.device)]
+            total.index_add_(0, cell[part].to(features.device), added)
+    assert total is not None, "no pair, no sentence"
+    return total

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from ..bank.confusion_bank import ConfusionBank, confusion_intensity
+from ..bank.pair_features import PairFeatures
 from ..bases.learners import BaseModel, class_logits
 from .diff_manner_adapter import DiffMannerAdapter
 from .experts import MultiGranularityDiscrepancyExpert, Refinement
 from .losses import balance_loss, confuse_loss, keep_loss, original_loss
 from .sample_miner import SampleConfusionMiner, SampleSet
-from .semantic_miner import PairSet, SemanticConfusionMiner
+from .semantic_miner import MinedPairs, PairSet, SemanticConfusionMiner
 from .systematic import SystematicShift
 
 __all__ = ["CAPTModel", "CAPTOutput", "CAPTSettings"]
@@ -42,6 +43,7 @@ class CAPTSettings:
     symmetric: bool = False
     num_representatives: int = 8
     by_label: bool = True
+    max_retrieval_megabytes: float = 256.0
     alpha: float = 5.0
     gamma: float = 0.5
     hidden_ratio: int = 4
@@ -141,7 +143,8 @@ class CAPTModel(nn.Module):
         adapter = _adapter_for(base.prompted, settings) if settings.use_sam else None
         self.sample_miner = None
         if adapter is not None:
-            self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.by_label)
+            sought = settings.num_representatives, settings.by_label, settings.max_retrieval_megabytes
+            self.sample_miner = SampleConfusionMiner(adapter, *sought)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
             max(1, base.embed_dim // 64),
@@ -163,27 +166,24 @@ class CAPTModel(nn.Module):
     # -------------------------------------------------------------------------------------------------------- binding
 
     @torch.no_grad()
-    def set_classes(
-        self, classnames: Sequence[str], difference: Tensor, commonality: Tensor, bank: ConfusionBank | None
-    ) -> None:
+    def set_classes(self, classnames: Sequence[str], features: PairFeatures, bank: ConfusionBank | None) -> None:
         """Serve these classes.
 
         Args:
             classnames: C names.
-            difference: ``(C, C, D)`` prompt features D[t|j] at [t, j].
-            commonality: ``(C, C, D)`` prompt features K[t, j].
+            features: the prompt features of their pairs.
             bank: the confusion bank, which need not know all of the classes; None to work without.
         """
         self.base.set_classes(classnames)
         self.bank = bank
         num_classes = len(classnames)
         if bank is None:
-            counts = difference.new_zeros(num_classes, num_classes)
+            counts = self.base.text_features.new_zeros(num_classes, num_classes)
         else:
             counts = bank.counts_for(classnames)
             self.to_bank = bank.class_index(classnames)
             self.bank_text_features = self.base.encode_classes(bank.classnames)
-        self.semantic_miner.set_classes(counts, difference, commonality)
+        self.semantic_miner.set_classes(counts, features)
 
     # -------------------------------------------------------------------------------------------------------- forward
 
@@ -199,6 +199,7 @@ class CAPTModel(nn.Module):
         tokens: Tensor | None,
         label: Tensor | None = None,
         query_index: Tensor | None = None,
+        mined: MinedPairs | None = None,
     ) -> CAPTOutput:
         """Refine a batch of base-model features.
 
@@ -208,6 +209,7 @@ class CAPTModel(nn.Module):
             tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
             label: ``(B,)`` ground truth; losses are computed when it is given.
             query_index: ``(B,)`` the bank's data-set index of each image; -1 (default) for images not in the bank.
+            mined: the pairs that an earlier call mined of these very features; they are mined anew by default.
         """
         settings = self.settings
         if query_index is None:
@@ -221,7 +223,9 @@ class CAPTModel(nn.Module):
         probs = class_logits(shifted, texts, self.base.logit_scale).softmax(dim=-1)
 
         # Semantic Confusion Miner: pairs (t, j_1 ... j_P) by Eq. 7, with what is said of them.
-        pairs = self.semantic_miner(probs)
+        is_met = mined is not None
+        mined = self.semantic_miner.mine(probs) if mined is None else mined
+        pairs = self.semantic_miner(mined, self._wanted(mined, label is not None), is_met)
 
         # Sample Confusion Miner: representatives of these pairs, confusion features by the adapter (Eq. 8-10).
         samples = None
@@ -244,6 +248,22 @@ class CAPTModel(nn.Module):
 
         losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement)
         return CAPTOutput(logits, base_logits, z, refinement, pairs, samples, losses)
+
+    def _wanted(self, pairs: MinedPairs, has_losses: bool) -> Tensor:
+        """Which pairs ``(B, P)`` are worth encoding: what is said of them may change an answer or a loss.
+
+        With a gate by evidence the experts are silent where the bank knows neither t nor any j.
+        """
+        settings = self.settings
+        if not (settings.use_sem and settings.use_mgde):
+            return torch.zeros_like(pairs.valid)
+        if self.training or has_losses or not settings.gate_by_evidence:
+            return pairs.valid
+        if self.bank is None or not settings.use_sam:
+            return torch.zeros_like(pairs.valid)
+        known = self.to_bank >= 0
+        is_known = known[pairs.target] | (known[pairs.partners] & pairs.valid).any(dim=1)  # (B,)
+        return pairs.valid & is_known.unsqueeze(1)
 
     def _losses(
         self,

@@ -51,13 +51,21 @@ class SampleConfusionMiner(nn.Module):
         adapter: the Diff-Manner Adapter, shared by query and representatives.
         num_representatives: K.
         by_label: see :meth:`ConfusionBank.retrieve`.
+        max_megabytes: likewise.
     """
 
-    def __init__(self, adapter: DiffMannerAdapter, num_representatives: int, by_label: bool = False):
+    def __init__(
+        self,
+        adapter: DiffMannerAdapter,
+        num_representatives: int,
+        by_label: bool = False,
+        max_megabytes: float = 256.0,
+    ):
         super().__init__()
         self.adapter = adapter
         self.num_representatives = num_representatives
         self.by_label = by_label
+        self.max_megabytes = max_megabytes
 
     def confusion_feature(
         self, cls: Tensor, tokens: Tensor, intensity: Tensor, project: Callable[[Tensor], Tensor]
@@ -97,7 +105,8 @@ class SampleConfusionMiner(nn.Module):
             return self._empty(u)
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
         target = to_bank[pairs.target]
-        found = bank.retrieve(cls, target, partners, query_index, self.num_representatives, self.by_label)
+        sought = self.num_representatives, self.by_label, self.max_megabytes
+        found = bank.retrieve(cls, target, partners, query_index, *sought)
         entries = bank.entries
         features = self._entry_features(bank, found.entry, project)  # (B, K, D)
         valid = found.valid.unsqueeze(-1)

@@ -1,6 +1,8 @@
 """Semantic Confusion Miner: with which classes an image is confused, and what is said of each pair (paper 3.2, Eq. 7).
 
-Shapes: B batch, C classes, P mined pairs a query, D joint width.
+Shapes: B batch, C classes, P mined pairs a query, D joint width, V views kept of all images.
+
+The counts are the one thing here with C^2 numbers: 4 MB for 1,000 classes, of which a query reads one column.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MinedPairs", "PairSet", "SemanticConfusionMiner", "confusion_scores", "mine_pairs"]
+from ..bank.pair_features import PairFeatures
+
+__all__ = ["MinedPairs", "MinedViews", "PairSet", "SemanticConfusionMiner", "confusion_scores", "mine_pairs"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class PairSet(MinedPairs):
     """Mined pairs with what is said of them.
 
     Attributes:
-        difference: ``(B, P, D)`` normalised D[t|j], what tells t from j; zero where not valid.
-        commonality: ``(B, P, D)`` normalised K[t, j], what they share; zero where not valid.
+        difference: ``(B, P, D)`` normalised D[t|j], what tells t from j; zero where not valid, or not wanted.
+        commonality: ``(B, P, D)`` normalised K[t, j], what they share; zero likewise.
     """
 
     difference: Tensor
@@ -57,9 +61,9 @@ def confusion_scores(probs: Tensor, target: Tensor, counts: Tensor, symmetric: b
     Returns:
         ``(B, C)`` fp32.
     """
-    if symmetric:
-        counts = counts + counts.t()
     n = counts.t()[target].to(probs.dtype)  # (B, C): n[j, t] over j
+    if symmetric:
+        n = n + counts[target].to(probs.dtype)
     total = n.sum(dim=-1, keepdim=True)
     share = torch.where(total > 0, n / total.clamp_min(torch.finfo(n.dtype).tiny), torch.zeros_like(n))
     scores = (1 + share) * probs
@@ -87,6 +91,43 @@ def mine_pairs(probs: Tensor, counts: Tensor, num_pairs: int, symmetric: bool = 
     return MinedPairs(target, partners, top, valid)
 
 
+class MinedViews:
+    """The pairs of views that come again and again, as they were mined when each was first met.
+
+    All that mining depends on is frozen. So a view that was met has nothing to encode any more, which this knows on the
+    host: there is no need to ask the device.
+
+    Args:
+        num_views: V.
+        num_pairs: P.
+        device: of the mined pairs.
+    """
+
+    def __init__(self, num_views: int, num_pairs: int, device: torch.device):
+        self._is_met = torch.zeros(num_views, dtype=torch.bool)
+        shape = num_views, num_pairs
+        self._rows = MinedPairs(
+            torch.zeros(num_views, dtype=torch.long, device=device),
+            torch.zeros(shape, dtype=torch.long, device=device),
+            torch.zeros(shape, device=device),
+            torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+
+    def of(self, views: Tensor) -> MinedPairs | None:
+        """The pairs of these views ``(B,)``, given on the CPU; None where one of them is new."""
+        if not self._is_met[views].all():
+            return None
+        views = views.to(self._rows.target.device, non_blocking=True)
+        return MinedPairs(**{name: value[views] for name, value in vars(self._rows).items()})
+
+    def keep(self, views: Tensor, mined: MinedPairs) -> None:
+        """Remember what was mined of these views ``(B,)``, given on the CPU."""
+        self._is_met[views] = True
+        views = views.to(self._rows.target.device, non_blocking=True)
+        for name, value in vars(self._rows).items():
+            value[views] = getattr(mined, name)
+
+
 class SemanticConfusionMiner(nn.Module):
     """Mines pairs and looks their prompt features up; has no weights.
 
@@ -96,31 +137,25 @@ class SemanticConfusionMiner(nn.Module):
     """
 
     counts: Tensor  # (C, C)
-    difference: Tensor  # (C, C, D) D[t|j] at [t, j]
-    commonality: Tensor  # (C, C, D) symmetric
+    features: PairFeatures
 
     def __init__(self, num_pairs: int, symmetric: bool = False):
         super().__init__()
         self.num_pairs = num_pairs
         self.symmetric = symmetric
         self.register_buffer("counts", torch.zeros(0, 0), persistent=False)
-        self.register_buffer("difference", torch.zeros(0, 0, 0), persistent=False)
-        self.register_buffer("commonality", torch.zeros(0, 0, 0), persistent=False)
 
-    def set_classes(self, counts: Tensor, difference: Tensor, commonality: Tensor) -> None:
-        """Counts n ``(C, C)`` and prompt features ``(C, C, D)`` of the classes in use."""
-        self.counts, self.difference, self.commonality = counts, difference, commonality
+    def set_classes(self, counts: Tensor, features: PairFeatures) -> None:
+        """Counts n ``(C, C)`` and the prompt features of the pairs of the classes in use."""
+        self.counts, self.features = counts, features
 
-    def forward(self, probs: Tensor) -> PairSet:
-        """Pairs of base confidences ``(B, C)``, with their difference and commonality features."""
-        pairs = mine_pairs(probs, self.counts, self.num_pairs, self.symmetric)
-        target = pairs.target.unsqueeze(1)
-        seen = pairs.valid.unsqueeze(-1)
-        return PairSet(
-            pairs.target,
-            pairs.partners,
-            pairs.scores,
-            pairs.valid,
-            self.difference[target, pairs.partners] * seen,
-            self.commonality[target, pairs.partners] * seen,
-        )
+    def mine(self, probs: Tensor) -> MinedPairs:
+        """Pairs of base confidences ``(B, C)``."""
+        return mine_pairs(probs, self.counts, self.num_pairs, self.symmetric)
+
+    def forward(self, pairs: MinedPairs, wanted: Tensor, is_met: bool = False) -> PairSet:
+        """Mined pairs with their features; those not ``wanted`` ``(B, P)`` are not encoded for it, see ``is_met``
+        of :meth:`PairFeatures.forward`.
+        """
+        difference, commonality = self.features(pairs.target, pairs.partners, wanted & pairs.valid, is_met)
+        return PairSet(pairs.target, pairs.partners, pairs.scores, pairs.valid, difference, commonality)

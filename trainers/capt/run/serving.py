@@ -4,8 +4,8 @@ Beside the checkpoints, in ``<run>/capt/``:
 
 - ``serving.json``: the base model's template and the class names;
 - ``prompts/``: copies of the prompt files that the run found;
-- ``pair_features.safetensors``: the encoded pair prompts of the run's own classes, where they are small enough. They
-  spare a load the encoding of every pair's sentences, minutes on a CPU.
+- ``pair_features.safetensors``: the encoded prompts of the pairs that the run met, so that a test and
+  :func:`capt.load` need not encode them again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Serving", "keep_pair_features", "keep_serving", "read_pair_features"
 FORMAT = 1
 FOLDER = "capt"  # the folder of the checkpoints
 PAIR_FEATURES = "pair_features.safetensors"
-MAX_FEATURE_BYTES = 64 * 2**20  # 100 classes of ViT-B/16 take 41 MB; 1,000 would take 4 GB and are encoded anew
+MAX_FEATURE_BYTES = 64 * 2**20  # 16,000 pairs of ViT-B/16; what more was met is encoded anew when it is met again
 
 
 @dataclass(frozen=True)
@@ -82,31 +82,37 @@ def prompts_folder(run: str | Path) -> Path:
 
 
 def keep_pair_features(
-    run: str | Path, classnames: Sequence[str], base_digest: str, difference: Tensor, commonality: Tensor
-) -> bool:
-    """Store the encoded prompts of all pairs; False where they would take more than 64 MB.
+    run: str | Path,
+    classnames: Sequence[str],
+    made_of: dict[str, str],
+    pairs: Tensor,
+    difference: Tensor,
+    commonality: Tensor,
+) -> None:
+    """Store the encoded prompts of the pairs that were met.
 
     Args:
         run: the run folder.
         classnames: C names.
-        base_digest: whose text encoder made them.
-        difference: ``(C, C, D)``, at [t, j] D[t|j].
-        commonality: ``(C, C, D)``.
+        made_of: digests of the base model that made them, and of the sentences.
+        pairs: ``(R, 2)`` int64, t and j.
+        difference: ``(R, D)`` D[t|j].
+        commonality: ``(R, D)`` K[t, j].
     """
-    tensors = {"difference": difference, "commonality": commonality}
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
-    if sum(value.nbytes for value in tensors.values()) > MAX_FEATURE_BYTES:
-        return False
-    metadata = {"pair_features": json.dumps({"classnames": list(classnames), "base": base_digest})}
+    tensors = {"pairs": pairs, "difference": difference, "commonality": commonality}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = {"met_pairs": json.dumps({"classnames": list(classnames), **made_of})}
     path = Path(run) / FOLDER / PAIR_FEATURES
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-    return True
 
 
 def read_pair_features(
-    run: str | Path, classnames: Sequence[str], base_digest: str, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor] | None:
-    """Both ``(C, C, D)`` that :func:`keep_pair_features` stored of just these classes and this base model, else None.
+    run: str | Path, made_of: dict[str, str], device: torch.device | str = "cpu"
+) -> tuple[list[str], tuple[Tensor, Tensor, Tensor]] | None:
+    """Class names, and pairs ``(R, 2)`` with difference and commonality ``(R, D)`` that were stored of them.
+
+    None where nothing is stored, or it was made of something else; or by an earlier version, which stored the features
+    of all pairs: what is needed of them is soon made anew.
 
     Raises:
         ValueError: the file is damaged.
@@ -116,9 +122,16 @@ def read_pair_features(
         return None
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            about = json.loads((file.metadata() or {})["pair_features"])
-            if about != {"classnames": list(classnames), "base": base_digest}:
+            metadata = file.metadata() or {}
+            if "met_pairs" not in metadata and "pair_features" in metadata:
                 return None
-            return file.get_tensor("difference"), file.get_tensor("commonality")
-    except (SafetensorError, KeyError, ValueError) as error:
+            about = json.loads(metadata["met_pairs"])
+            classnames = about.pop("classnames")
+            if about != made_of:
+                return None
+            pairs, *features = (file.get_tensor(name) for name in ("pairs", "difference", "commonality"))
+            if len(pairs) and not 0 <= int(pairs.min()) <= int(pairs.max()) < len(classnames):
+                raise ValueError("its pairs are none of its classes")
+            return classnames, (pairs, features[0], features[1])
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f'"{path}" is damaged ({error}); delete it, it is made anew') from error

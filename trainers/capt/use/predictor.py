@@ -30,7 +30,8 @@ from ..backbone.precision import autocast_for, usable_precision
 from ..backbone.prompted_clip import load_prompted_clip
 from ..bank.confusion_bank import ConfusionBank
 from ..bank.files import FILE as BANK_FILE
-from ..bank.prompt_library import PromptLibrary, encode_pairs
+from ..bank.pair_features import PairFeatures
+from ..bank.prompt_library import PairEncoder, PromptLibrary
 from ..bases.learners import BaseSpec, build_base
 from ..bases.spec import spec_from
 from ..bases.templates import template_of
@@ -42,7 +43,6 @@ from ..run.pictures import ImageError, as_rgb, read_image
 from ..run.serving import (
     FOLDER,
     Serving,
-    keep_pair_features,
     prompts_folder,
     read_pair_features,
     read_serving,
@@ -127,21 +127,22 @@ class Predictor:
         if not names or not all(isinstance(name, str) and name.strip() for name in names):
             raise ValueError(f"class_names must be a list of at least one name, got {class_names!r}")
         if names != self.served:
-            self.model.set_classes(names, *self._pair_features(names), self.bank if self.consults_bank else None)
+            self.model.set_classes(names, self._pairs_of(names), self.bank if self.consults_bank else None)
             self.served = names
 
-    def _pair_features(self, names: list[str]) -> tuple[Tensor, Tensor]:
-        digest = self.model.base.digest()
-        stored = read_pair_features(self.run, names, digest, self.device) if names == self.classnames else None
-        if stored is not None:
-            return stored
-        features = encode_pairs(self.library, names, self.model.base.encode_sentences)[:2]
-        if names == self.classnames:
-            try:
-                keep_pair_features(self.run, names, digest, *features)
-            except OSError:
-                logger.info("%s cannot be written to; the pair prompts are encoded anew at every load", self.run)
-        return features
+    def _pairs_of(self, names: list[str]) -> PairFeatures:
+        """What is said of the pairs of these classes, with what has been encoded of them already."""
+        base = self.model.base
+        pairs = PairFeatures(names, PairEncoder(self.library, base.encode_sentences), base.embed_dim).to(self.device)
+        if self.served:
+            last = self.model.semantic_miner.features
+            pairs.take_up(last.classnames, last.known())
+        else:
+            made_of = {"base": base.digest(), "sentences": self.library.digest()}
+            stored = read_pair_features(self.run, made_of, self.device)
+            if stored is not None:
+                pairs.take_up(*stored)
+        return pairs
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> CAPTOutput:
