@@ -31,7 +31,9 @@ class Runner:
         self, settings: Settings, environ: Mapping[str, str] | None = None, say: Callable[[str], None] | None = None
     ) -> None:
         self.settings = settings
-        self.environ = os.environ if environ is None else environ
+        # Where encoded images go if the data folder cannot take them.
+        features = {"CAPT_FEATURES": os.path.abspath(f"{settings.output}/features")}
+        self.environ = {**features, **(os.environ if environ is None else environ)}
         self._say = say
 
     def run(self, plan: Iterable[Job | str]) -> None:
