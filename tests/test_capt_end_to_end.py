@@ -278,7 +278,8 @@ def test_resumed_equals_uninterrupted(files, tmp_path, views):
 @pytest.mark.slow
 @pytest.mark.parametrize("views", [2, 0])
 def test_number_of_workers_does_not_matter(files, tmp_path, views):
-    mode = ("TRAINER.CAPT.CACHE.VIEWS", views, "TEST.NO_TEST", True, "DATALOADER.NUM_WORKERS")
+    mode = ("TRAINER.CAPT.CACHE.DISK_GB", 0, "TRAINER.CAPT.CACHE.VIEWS", views, "TEST.NO_TEST", True)
+    mode += ("DATALOADER.NUM_WORKERS",)
     runs = [short(build(files, tmp_path / str(workers), *mode, workers)) for workers in (0, 1, 2)]
     assert equal(runs[0], runs[1])
     assert equal(runs[0], runs[2])
@@ -560,3 +561,50 @@ def test_damaged_image(files, tmp_path, capsys, workers, views):
     (tmp_path / "data" / "jug" / "2.png").write_bytes(b"\x89PNG nothing")
     keys = ("DATASET.ROOT", tmp_path / "data", "DATALOADER.NUM_WORKERS", workers, "TRAINER.CAPT.CACHE.VIEWS", views)
     assert f"{tmp_path}/data/jug/2.png" in one_line(main(capsys, files, tmp_path / "run", *keys))
+
+
+# Features on the disk
+
+
+def without_times(record):
+    return {
+        k: v for k, v in record.items() if k not in ("seconds", "images_per_second_test", "peak_memory_mb", "config")
+    }
+
+
+@pytest.mark.parametrize("base", ["ZeroshotCLIP", "CoOp"])
+def test_stored_features_change_no_bit(files, tmp_path, base):
+    """Bank, gain, shift, training and test, of a run that reads everything and of one that never stores anything."""
+    own = files / f"stored_{base}"
+    tiny_capt.draw_pictures(own, CLASSES, 9)
+    more = ("DATASET.ROOT", str(own), "TRAINER.CAPT.BANK.VIEWS", 2, "TRAINER.CAPT.BANK.NEAR_MISSES", 0.5)
+    if base == "CoOp":
+        keys = ("TRAINER.NAME", "CoOp", "TRAINER.COOP.PREC", "fp32", "OPTIM.MAX_EPOCH", 1, "TRAINER.COOP.N_CTX", 2)
+        build(files, tmp_path / "coop", *keys, "DATASET.ROOT", str(own)).train()
+        more += ("TRAINER.CAPT.BASE.NAME", "CoOp", "TRAINER.CAPT.BASE.DIR", str(tmp_path / "coop"))
+    runs = {}
+    for name, disk in (("without", 0), ("made", 1), ("read", 1)):
+        trainer = build(files, tmp_path / name, *more, "TRAINER.CAPT.CACHE.DISK_GB", disk)
+        trainer.train()
+        record, arrays = read(tmp_path / name)
+        bank = ConfusionBank.load(tmp_path / name)
+        runs[name] = record, dict(arrays), weights(trainer), bank.entries.named()
+    records = [without_times(record) for record, *_ in runs.values()]
+    assert [record.pop("num_encoded_before") for record in records] == [0, 0, 12]
+    assert records[0] == records[1] == records[2]
+    for name in ("made", "read"):
+        for mine, theirs in zip(runs[name][1:], runs["without"][1:], strict=True):
+            assert mine.keys() == theirs.keys()
+            assert all(np.array_equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_a_bank_of_another_base_shares_the_images(files, tmp_path, monkeypatch):
+    """CAPT reads what zero-shot CLIP left of the test images, and the other way round."""
+    own = tmp_path / "data"
+    tiny_capt.draw_pictures(own, CLASSES, 9)
+    capt = build(files, tmp_path / "capt", "DATASET.ROOT", str(own))
+    capt.train()
+    zero_shot = build(files, tmp_path / "zs", "DATASET.ROOT", str(own), "TRAINER.NAME", "ZeroshotCLIP")
+    monkeypatch.setattr(type(zero_shot.clip), "encode_image", None)
+    zero_shot.test()
+    assert read(tmp_path / "zs")[0]["num_encoded_before"] == 12

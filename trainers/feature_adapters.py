@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, usable_precision
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_prompted_clip
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
@@ -189,8 +189,9 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
         views = ViewDataset(self.dm.dataset.train_x, num_views, *transforms, self.read_image, self.run_seed)
         workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
-        batches = encode_views(self.clip, views, self.device, batch_size, workers, "Encoding the shots")
-        cache = FeatureCache(features_only(batches), num_views)
+        files, title = self.feature_files, "Encoding the shots"
+        batches = encode_views(self.clip, views, self.device, batch_size, workers, title, files, with_tokens=False)
+        cache = FeatureCache(batches, num_views)
         print(f"Encoded {len(cache):,} images x {num_views} views")
         return cache
 
@@ -212,10 +213,19 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
             self.update_lr()
         return {"loss": loss.detach(), "acc": compute_accuracy(logits.detach(), views.label)[0]}
 
+    def frozen_encoder(self) -> PromptedCLIP:
+        """CLIP as it is."""
+        return self.clip
+
+    @torch.no_grad()
+    def inference_from(self, features: ImageFeatures) -> tuple[Tensor, None]:
+        """Logits ``(B, C)`` of encoded images."""
+        return self.adapter(features.feature), None
+
     @torch.no_grad()
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits ``(B, C)`` of images ``(B, 3, H, W)``."""
-        return self.adapter(self.clip.encode_image(images).feature)
+        return self.inference_from(self.clip.encode_image(images))[0]
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load a checkpoint of ``directory``, the best one if no epoch is given, and serve this run's classes.

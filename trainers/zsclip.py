@@ -7,7 +7,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 
 from .capt.backbone.precision import usable_precision
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_prompted_clip
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 from .capt.run.record import RunRecordMixin
@@ -46,9 +46,17 @@ class ZeroshotCLIP(RunRecordMixin, TrainerX):
             print(f"Prompt ensembling (n={len(templates)})")
         return mean.to(clip.dtype)
 
+    def frozen_encoder(self) -> PromptedCLIP:
+        """CLIP as it is."""
+        return self.clip
+
+    def inference_from(self, features: ImageFeatures) -> tuple[Tensor, None]:
+        """Logits ``(B, C)`` of encoded images."""
+        return clip_logits(self.clip.clip.logit_scale, features.feature, self.text_features), None
+
     def model_inference(self, images: Tensor) -> Tensor:
         """Logits ``(B, C)``."""
-        return clip_logits(self.clip.clip.logit_scale, self.clip.encode_image(images).feature, self.text_features)
+        return self.inference_from(self.clip.encode_image(images))[0]
 
     def train(self) -> None:  # type: ignore[override]  # as in Dassl's SimpleTrainer
         """Refuse: there is nothing to train."""

@@ -37,7 +37,9 @@ class Runner:
         log: IO[bytes] | None = None,
     ) -> None:
         self.settings = settings
-        self.environ = os.environ if environ is None else environ
+        # Where encoded images go if the data folder cannot take them.
+        features = {"CAPT_FEATURES": os.path.abspath(f"{settings.output}/features")}
+        self.environ = {**features, **(os.environ if environ is None else environ)}
         self._say = say
         self._log = log
 

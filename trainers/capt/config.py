@@ -122,6 +122,10 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.CACHE.VIEWS = 4  # views of a training image that are kept; 0: encode every step, no cache
     node.CACHE.MAX_GB = 8.0  # with more than this the cache stays off, and the log says so
 
+    # What a frozen image tower makes of the images, on the disk, shared by all runs and methods that stand on it (D).
+    node.CACHE.DISK_GB = 8  # what the files may take, those used longest ago go first; 0: none are written or read
+    node.CACHE.DIR = ""  # their folder; "": .capt/features in DATASET.ROOT, or below OUTPUT where that is read-only
+
 
 def settings_from(node: CfgNode) -> CAPTSettings:
     """The model's settings of a ``TRAINER.CAPT`` node."""
@@ -208,4 +212,5 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("LOSS.BALANCE", loss.BALANCE, 0),
         at_least("LOSS.KEEP", loss.KEEP, 0),
         at_least("CACHE.VIEWS", node.CACHE.VIEWS, 0),
+        at_least("CACHE.DISK_GB", node.CACHE.DISK_GB, 0),
     ]

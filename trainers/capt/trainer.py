@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from .backbone.precision import autocast_for, usable_precision
-from .backbone.prompted_clip import load_prompted_clip
+from .backbone.prompted_clip import ImageFeatures, load_prompted_clip
 from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.pair_features import PairFeatures
@@ -170,6 +170,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             torch.device(self.device),
             loaders.TEST.BATCH_SIZE,
             min(loaders.NUM_WORKERS, os.cpu_count() or 1),
+            self.feature_files,
         )
 
     def _use_cache(self) -> None:
@@ -284,8 +285,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def _encode_images(self, images: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         with torch.no_grad(), autocast_for(self.precision, torch.device(self.device)):
-            features = self.model.encode(images)
-        return normalize(features.feature.float(), dim=-1), features.cls, features.tokens
+            return _for_model(self.model.encode(images))
 
     def after_epoch(self) -> None:
         """Dassl's hook, which tests and saves; should it fail in any way, what was trained is saved first."""
@@ -315,6 +315,20 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     def inference(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """CAPT's logits ``(B, C)`` and the base model's, of images ``(B, 3, H, W)``."""
         output = self.model(*self._encode_images(input))
+        return output.logits, output.base_logits
+
+    def frozen_encoder(self) -> BaseModel | None:
+        """The base model, but under amp, where it tests with another rounding than it encodes shots with."""
+        return None if self.precision == "amp" else self.model.base
+
+    def reads_tokens(self) -> bool:
+        """The sample miner's adapter does."""
+        return self.model.sample_miner is not None
+
+    @torch.no_grad()
+    def inference_from(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
+        """As :meth:`inference`, of encoded images."""
+        output = self.model(*_for_model(features))
         return output.logits, output.base_logits
 
     def model_inference(self, input: Tensor) -> Tensor:
@@ -411,6 +425,12 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def _is_chosen_on_test(self) -> bool:
         return self.cfg.TEST.FINAL_MODEL == "best_val" and self.cfg.TRAINER.CAPT.SELECTION == "test"
+
+
+def _for_model(features: ImageFeatures) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """z, class token and patch tokens in the layout in which they are stored, so that no sum is in another order."""
+    cls, tokens = (None if value is None else value.contiguous() for value in (features.cls, features.tokens))
+    return normalize(features.feature.float(), dim=-1), cls, tokens
 
 
 if "CAPT" not in TRAINER_REGISTRY.registered_names():  # the plugin may be here twice, installed and as a folder

@@ -271,6 +271,11 @@ class PromptedCLIP(nn.Module):
         self.clip: CLIP = clip_model
 
     @property
+    def tower(self) -> PromptedCLIP:
+        """The frozen CLIP whose own features :meth:`encode_image` gives: this one."""
+        return self
+
+    @property
     def dtype(self) -> torch.dtype:
         """Dtype of the towers' weights; features come in it."""
         return self.clip.visual.conv1.weight.dtype

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..backbone.digest import Stamp, stamp_of
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from ..run.files import checkpoint_file, read_checkpoint
 
@@ -58,6 +59,7 @@ class BaseModel(nn.Module):
         super().__init__()
         self.prompted = prompted
         self.classnames: list[str] = []
+        self._digest: tuple[tuple[Stamp, list[tuple[str, bytes]]], str] | None = None
         self.register_buffer("text_features", torch.zeros(0, prompted.embed_dim), persistent=False)
 
     @torch.no_grad()
@@ -82,6 +84,11 @@ class BaseModel(nn.Module):
     def encode_image(self, images: Tensor) -> ImageFeatures:
         """Features of ``(B, 3, H, W)`` images; the feature is what :meth:`project` makes of the class token."""
         return self.prompted.encode_image(images)
+
+    @property
+    def tower(self) -> PromptedCLIP | None:
+        """The frozen CLIP whose own features :meth:`encode_image` gives; None where a base learner tuned them."""
+        return self.prompted if type(self).encode_image is BaseModel.encode_image else None
 
     def project(self, cls: Tensor) -> Tensor:
         """Joint-space feature ``(..., D)`` fp32, not normalised, of class tokens ``(..., Dv)``; differentiable."""
@@ -114,18 +121,27 @@ class BaseModel(nn.Module):
         """SHA-256 of all weights: equal digests, equal base models.
 
         Hand-written words around the class names are left out, since another data set has others. CLIP's own weights
-        count in half precision, so that a run in fp16 on a GPU is the same base model as in fp32 on a CPU.
+        count in half precision, so that a run in fp16 on a GPU is the same base model as in fp32 on a CPU. It is
+        remembered until a weight changes.
         """
-        digest = hashlib.sha256(type(self).__name__.encode())
-        for name, value in sorted({**dict(self.named_parameters()), **self._fingerprinted()}.items()):
-            digest.update(name.encode())
-            value = value.detach().half() if "prompted." in name else value.detach().float()
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        weights, others = dict(self.named_parameters()), self._fingerprinted()
+        stamp = stamp_of(weights.values()), [(name, _bytes(name, value)) for name, value in others.items()]
+        if self._digest is None or self._digest[0] != stamp:
+            digest = hashlib.sha256(type(self).__name__.encode())
+            for name, value in sorted({**weights, **others}.items()):
+                digest.update(name.encode())
+                digest.update(_bytes(name, value))
+            self._digest = stamp, digest.hexdigest()
+        return self._digest[1]
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         """Tensors besides the parameters that shape the features."""
         return {}
+
+
+def _bytes(name: str, value: Tensor) -> bytes:
+    value = value.detach().half() if "prompted." in name else value.detach().float()
+    return value.cpu().contiguous().numpy().tobytes()
 
 
 def class_logits(z: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tensor:

@@ -1,28 +1,24 @@
 """What the frozen base model makes of the training images, computed once per view.
 
 Everything below CAPT's modules is frozen, so a view of an image gives the same tokens in every epoch. View 0 of an
-image is the test transform, views 1, 2, ... are training augmentations, drawn from (seed, image, view) alone: the
-number of loader workers, the order and a resumed run change nothing.
+image is the test transform, views 1, 2, ... are training augmentations (:mod:`.views`).
 """
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
+from .encoding import Encoding, ImageEncoder
+from .feature_files import FeatureFiles
+from .views import ImageTransform, ViewDataset, hash_seed
 
 __all__ = [
     "CachedLoader",
@@ -35,15 +31,6 @@ __all__ = [
     "encode_views",
     "hash_seed",
 ]
-
-ImageTransform = Callable[[Image.Image], Tensor]
-
-
-class ImageEncoder(Protocol):
-    """What makes features of images: a base model, or CLIP itself."""
-
-    def encode_image(self, images: Tensor) -> ImageFeatures:
-        """Features of ``(B, 3, H, W)`` images."""
 
 
 @dataclass(frozen=True)
@@ -76,83 +63,46 @@ class ViewBatch:
         return ViewBatch(**changed)
 
 
-class ViewDataset(Dataset[tuple[Tensor, int, int, int]]):
-    """Views of images: item i is view i % V of the (i // V)-th image.
-
-    Args:
-        data_source: items with ``impath`` and ``label`` (Dassl's Datum).
-        num_views: V.
-        test_transform: PIL image to tensor, for view 0.
-        train_transform: PIL image to tensor, random, for the others.
-        read_image: path to RGB PIL image.
-        seed: the views' seed.
-        images: data-set indices of the images to serve; all of them by default.
-    """
-
-    def __init__(
-        self,
-        data_source: Sequence[Any],
-        num_views: int,
-        test_transform: ImageTransform,
-        train_transform: ImageTransform,
-        read_image: Callable[[str], Image.Image],
-        seed: int,
-        images: Sequence[int] | None = None,
-    ):
-        self.data_source = data_source
-        self.num_views = num_views
-        self.test_transform = test_transform
-        self.train_transform = train_transform
-        self.read_image = read_image
-        self.seed = seed
-        self.images = range(len(data_source)) if images is None else images
-
-    def __len__(self) -> int:
-        return len(self.images) * self.num_views
-
-    def __getitem__(self, item: int) -> tuple[Tensor, int, int, int]:
-        place, view = divmod(item, self.num_views)
-        index = self.images[place]
-        image = self.read_image(self.data_source[index].impath)
-        if view == 0:
-            pixels = self.test_transform(image)
-        else:
-            with _seeded(self.seed, index, view):
-                pixels = self.train_transform(image)
-        return pixels, self.data_source[index].label, index, view
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """All three global generators seeded from ``key``, and put back afterwards.
-
-    Transforms draw from whichever global generator they like (torchvision's from torch and ``random``, users' often
-    from numpy's legacy one), so a generator of our own would not reach them.
-    """
-    seed = int(np.random.SeedSequence([abs(k) for k in key]).generate_state(1)[0])
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms use it
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - transforms use it
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002 - transforms use it
-
-
 @torch.no_grad()
 def encode_views(
-    base: ImageEncoder, views: ViewDataset, device: torch.device, batch_size: int, num_workers: int, title: str
+    base: ImageEncoder,
+    views: ViewDataset,
+    device: torch.device,
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    files: FeatureFiles | None = None,
+    with_tokens: bool = True,
 ) -> Iterator[ViewBatch]:
-    """Base-model features of all views, batch by batch on ``device``, with a progress bar on a terminal."""
-    loader = DataLoader(views, batch_size, num_workers=num_workers, pin_memory=torch.device(device).type == "cuda")
-    for images, label, index, view in tqdm(loader, desc=title, disable=not sys.stderr.isatty()):
-        features = base.encode_image(images.to(device, non_blocking=True))
-        z = normalize(features.feature.float(), dim=-1)
-        meta = (t.to(device) for t in (label, index, view))
-        yield ViewBatch(z, features.cls, features.tokens, *meta)
+    """Base-model features of all views, image after image, on ``device``; see :class:`.encoding.Encoding`."""
+    encoding = Encoding(base, views, torch.device(device), batch_size, num_workers, title, files, with_tokens)
+    for batch in encoding:
+        index = torch.tensor([views.images[place] for place in batch.places])
+        label = torch.tensor([views.data_source[i].label for i in index.tolist()])
+        yield _interleaved(batch.views, label.to(device), index.to(device))
+    if encoding.num_read:
+        print(f"{title}: {encoding.num_read:,} of {len(views):,} views were encoded before")
+
+
+def _interleaved(features: Sequence[ImageFeatures], label: Tensor, index: Tensor) -> ViewBatch:
+    """Rows of all views of the first image, of the second ... from V views of B images."""
+    num_views = len(features)
+
+    def rows(values: Sequence[Tensor | None]) -> Tensor | None:
+        present = [value for value in values if value is not None]
+        return torch.stack(present, dim=1).flatten(0, 1) if present else None
+
+    view = torch.arange(num_views, device=index.device).repeat(len(index))
+    z = rows([normalize(one.feature.float(), dim=-1) for one in features])
+    assert z is not None, "there is at least one view"
+    return ViewBatch(
+        z,
+        rows([one.cls for one in features]),
+        rows([one.tokens for one in features]),
+        label.repeat_interleave(num_views),
+        index.repeat_interleave(num_views),
+        view,
+    )
 
 
 @dataclass(frozen=True)
@@ -167,6 +117,7 @@ class ViewEncoder:
         device: where the features are made.
         batch_size: views in one pass.
         num_workers: processes that read images.
+        files: where features are kept.
     """
 
     test_transform: ImageTransform
@@ -176,6 +127,7 @@ class ViewEncoder:
     device: torch.device
     batch_size: int
     num_workers: int
+    files: FeatureFiles | None = None
 
     def __call__(
         self,
@@ -188,7 +140,7 @@ class ViewEncoder:
         """Features by ``base`` of ``num_views`` views of the items ``source``, or of those at the places ``images``."""
         transforms = self.test_transform, self.train_transform
         views = ViewDataset(source, num_views, *transforms, self.read_image, self.seed, images)
-        return encode_views(base, views, self.device, self.batch_size, self.num_workers, title)
+        return encode_views(base, views, self.device, self.batch_size, self.num_workers, title, self.files)
 
 
 class FeatureCache:
@@ -288,8 +240,3 @@ class CachedLoader:
         for step in range(len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield {"features": self.cache.take(index, view[index])}
-
-
-def hash_seed(*key: int) -> int:
-    """One 63-bit seed from several numbers, the same on every machine."""
-    return int(np.random.SeedSequence([abs(k) for k in key]).generate_state(1, np.uint64)[0] >> 1)

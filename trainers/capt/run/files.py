@@ -16,7 +16,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["checkpoint_file", "damage_of", "read_checkpoint", "save_tensors", "write_atomically", "write_json"]
+__all__ = [
+    "checkpoint_file",
+    "damage_of",
+    "read_checkpoint",
+    "relative_path",
+    "save_tensors",
+    "write_atomically",
+    "write_json",
+]
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
@@ -91,6 +99,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """``value`` as indented JSON, atomically."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def relative_path(path: str, root: str) -> str:
+    """``path`` from ``root`` on where it lies below it, so that a record survives moving the data."""
+    path = os.path.abspath(path)
+    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
 
 
 def checkpoint_file(directory: str, model_name: str, epoch: int | None = None) -> str:

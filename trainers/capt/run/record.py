@@ -12,18 +12,25 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from dassl.data.data_manager import DatasetWrapper
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from tqdm import tqdm
 
-from .files import write_atomically, write_json
+from ..backbone.prompted_clip import ImageFeatures
+from .encoding import Encoding, ImageEncoder, tower_of
+from .feature_files import FeatureFiles, feature_files
+from .files import relative_path, write_atomically, write_json
 from .metrics import accuracies, confusion_report
 from .reading import ReadingMixin
+from .views import ViewDataset
 
 __all__ = ["RunRecordMixin", "code_commit", "relative_path"]
 
@@ -41,6 +48,23 @@ class RunRecordMixin(ReadingMixin):
     def inference(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits ``(B, C)``, and those of the base model on the same images where there is one."""
         return self.model_inference(input), None
+
+    def frozen_encoder(self) -> ImageEncoder | None:
+        """The frozen image tower that all answers start from; None where the tower is tuned, or was not built alone."""
+        return None
+
+    def inference_from(self, features: ImageFeatures) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`inference`, of what :meth:`frozen_encoder` makes of the images."""
+        raise NotImplementedError
+
+    def reads_tokens(self) -> bool:
+        """Whether :meth:`inference_from` reads class and patch tokens besides the joint feature."""
+        return False
+
+    @cached_property
+    def feature_files(self) -> FeatureFiles | None:
+        """Where what frozen towers make of images is kept."""
+        return feature_files(self.cfg)
 
     def tested_classnames(self) -> list[str]:
         """Names that the labels of the test stand for."""
@@ -78,15 +102,13 @@ class RunRecordMixin(ReadingMixin):
         probs: list[Tensor] = []
         base_probs: list[Tensor] = []
         paths: list[str] = []
-        for batch in tqdm(data_loader, disable=not sys.stderr.isatty()):
-            input, label = self.parse_batch_test(batch)
-            logits, base_logits = self.inference(input)
+        for impaths, label, (logits, base_logits) in self._answers(data_loader):
             self.evaluator.process(logits, label)
             labels.append(label.cpu())
             probs.append(logits.float().softmax(dim=-1).cpu())
             if base_logits is not None:
                 base_probs.append(base_logits.float().softmax(dim=-1).cpu())
-            paths.extend(batch["impath"])
+            paths.extend(impaths)
         seconds = time.time() - start
 
         results = self.evaluator.evaluate()
@@ -98,6 +120,26 @@ class RunRecordMixin(ReadingMixin):
                 predictions["base_probs"] = torch.cat(base_probs).numpy()
             self._write_record(split, predictions, seconds, results)
         return next(iter(results.values()))
+
+    def _answers(self, loader: Any) -> Iterator[tuple[list[str], Tensor, tuple[Tensor, Tensor | None]]]:
+        """Paths, labels and logits, batch by batch; what the files hold of the images is not made again."""
+        encoder = self.frozen_encoder()
+        self._num_read = 0
+        if encoder is None or tower_of(encoder) is None or self.feature_files is None or not _is_plain(loader):
+            for batch in tqdm(loader, disable=not sys.stderr.isatty()):
+                input, label = self.parse_batch_test(batch)
+                yield batch["impath"], label, self.inference(input)
+            return
+        items, transform = loader.dataset.data_source, loader.dataset.transform
+        images = ViewDataset(items, 1, transform, transform, self.read_image, seed=0)
+        device, workers = torch.device(self.device), min(loader.num_workers, os.cpu_count() or 1)
+        files = self.feature_files
+        encoding = Encoding(encoder, images, device, loader.batch_size, workers, "", files, self.reads_tokens())
+        for batch in encoding:
+            part = [items[place] for place in batch.places]
+            label = torch.tensor([item.label for item in part]).to(device)
+            yield [item.impath for item in part], label, self.inference_from(batch.views[0])
+        self._num_read = encoding.num_read
 
     def _write_record(
         self, split: str, predictions: dict[str, Any], seconds: float, results: Mapping[str, float]
@@ -143,6 +185,7 @@ class RunRecordMixin(ReadingMixin):
             "confusion": confusion,
             "seconds": {"train": self._train_seconds(), "test": seconds},
             "images_per_second_test": len(labels) / max(seconds, 1e-9),
+            "num_encoded_before": self._num_read,  # test images whose features were read, not made in these seconds
             "device": _device_name(self.device),
             "peak_memory_mb": _peak_memory_mb(self.device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -205,10 +248,15 @@ def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
 
-def relative_path(path: str, root: str) -> str:
-    """``path`` from ``root`` on where it lies below it, so that a record survives moving the data."""
-    path = os.path.abspath(path)
-    return os.path.relpath(path, root) if path.startswith(root + os.sep) else path
+def _is_plain(loader: Any) -> bool:
+    """Whether a loader, Dassl's own, gives its images once, in their order, by Dassl's wrapper and one transform."""
+    return (
+        type(loader).__module__.split(".")[0] in ("dassl", "torch")
+        and type(loader.dataset) is DatasetWrapper
+        and callable(loader.dataset.transform)
+        and isinstance(loader.sampler, SequentialSampler)
+        and not loader.drop_last
+    )
 
 
 def _save_npz(path: str, arrays: dict[str, Any]) -> None:

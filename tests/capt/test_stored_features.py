@@ -1,0 +1,392 @@
+"""Features on the disk: the same bits as without, shared where nothing differs, and never those of something else."""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_capt
+import torch
+from PIL import Image
+from torchvision import transforms
+from yacs.config import CfgNode
+
+from trainers.capt.backbone.digest import tower_digest
+from trainers.capt.bases.prompted import DeepPromptedCLIP, LearnedPrompts
+from trainers.capt.run import encoding as encoding_module
+from trainers.capt.run.encoding import Encoding
+from trainers.capt.run.feature_cache import encode_views
+from trainers.capt.run.feature_files import FOLDER, OUTPUT_VARIABLE, FeatureFiles, feature_files
+from trainers.capt.run.feature_names import FeatureNames, token_bytes
+from trainers.capt.run.views import ViewDataset
+
+TEST = transforms.Compose([transforms.Resize(32), transforms.ToTensor()])
+TRAIN = transforms.Compose([transforms.RandomHorizontalFlip(), transforms.RandomResizedCrop(32), transforms.ToTensor()])
+CPU = torch.device("cpu")
+
+
+class Item:
+    def __init__(self, impath, label):
+        self.impath, self.label = impath, label
+
+
+class CountingBase:
+    """A base model that counts the images which it looks at."""
+
+    def __init__(self, base):
+        self.base, self.tower, self.num_images = base, base.tower, 0
+
+    def encode_image(self, images):
+        self.num_images += len(images)
+        return self.base.encode_image(images)
+
+
+READS = []
+
+
+def read_image(path):
+    READS.append(path)
+    return Image.open(path).convert("RGB")
+
+
+@pytest.fixture
+def root(tmp_path):
+    tiny_capt.draw_pictures(tmp_path / "data", ["a", "b"], 5)
+    READS.clear()
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def base(small_clip):
+    return CountingBase(tiny_capt.make_base(small_clip))
+
+
+def items(root):
+    return [Item(str(path), int(path.parent.name == "b")) for path in sorted(root.glob("*/*.png"))]
+
+
+def views(root, num_views=3, seed=1, test=TEST, train=TRAIN):
+    return ViewDataset(items(root), num_views, test, train, read_image, seed)
+
+
+def store(root, gigabytes=1.0, folder=None):
+    return FeatureFiles([folder or root / FOLDER], gigabytes, str(root), "Tiny")
+
+
+def encoded(base, images, files=None, batch_size=4, **keys):
+    """All views' tensors of all batches, and how many images the tower saw for them."""
+    before = base.num_images
+    batches = list(Encoding(base, images, CPU, batch_size, files=files, **keys))
+    rows = [[value for one in batch.views for value in vars(one).values() if value is not None] for batch in batches]
+    return rows, base.num_images - before
+
+
+def equal(a, b):
+    return len(a) == len(b) and all(
+        len(x) == len(y)
+        and all(torch.equal(p, q) and p.is_contiguous() == q.is_contiguous() for p, q in zip(x, y, strict=True))
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def stored(root):
+    return sorted((root / FOLDER / "Tiny").glob("*.safetensors"))
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("part_bytes", [1, 2**26])  # a file a batch; one file for all
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 50])
+def test_what_is_read_is_what_would_be_made(root, base, monkeypatch, part_bytes, batch_size):
+    monkeypatch.setattr(encoding_module, "PART_BYTES", part_bytes)
+    without, num = encoded(base, views(root), batch_size=batch_size)
+    assert num == 30
+    first, num = encoded(base, views(root), store(root), batch_size=batch_size)
+    assert num == 30
+    again, num = encoded(base, views(root), store(root), batch_size=batch_size)
+    assert num == 0
+    assert equal(without, first)
+    assert equal(without, again)
+    assert len(stored(root)) == 2 * 3 * (-(-10 // batch_size) if part_bytes == 1 else 1)
+
+
+def test_an_image_is_read_once_for_all_its_views(root, base):
+    encoded(base, views(root, num_views=4), store(root))
+    assert [item.impath for item in items(root)] == READS
+    encoded(base, views(root, num_views=4), store(root))
+    assert len(READS) == 10
+
+
+def test_views_are_the_data_sets_items(root, base):
+    """Against the plain way: one view after the other, each in a batch of its own."""
+    images = views(root)
+    batches = list(encode_views(base, images, CPU, 4, 0, ""))
+    row = 0
+    for batch in batches:
+        for z, label, index, view in zip(batch.z, batch.label, batch.index, batch.view, strict=True):
+            pixels, *expected = images[row]
+            assert [label, index, view] == expected
+            feature = base.encode_image(pixels.unsqueeze(0)).feature
+            torch.testing.assert_close(z, torch.nn.functional.normalize(feature[0], dim=-1), rtol=1e-5, atol=1e-6)
+            row += 1
+    assert row == len(images) == 30
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_draws_that_follow_are_the_same_with_and_without(root, base, workers):
+    def draws(files):
+        random.seed(0), np.random.seed(0), torch.manual_seed(0)  # noqa: NPY002
+        encoded(base, views(root), files, num_workers=workers)
+        return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002
+
+    assert draws(None) == draws(store(root)) == draws(store(root))
+
+
+# Shared
+
+
+def test_more_views_need_only_those_that_are_new(root, base):
+    encoded(base, views(root, num_views=2), store(root))
+    four, num = encoded(base, views(root, num_views=4), store(root))
+    assert num == 20
+    assert equal(four, encoded(base, views(root, num_views=4))[0])
+
+
+def test_joint_features_serve_with_and_without_tokens(root, base):
+    plain, _ = encoded(base, views(root), store(root), with_tokens=False)
+    assert len(stored(root)) == 3
+    with_tokens, num = encoded(base, views(root), store(root))
+    assert num == 30
+    assert len(stored(root)) == 6
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(plain, with_tokens, strict=True))
+    assert encoded(base, views(root), store(root), with_tokens=False)[1] == 0
+
+
+def test_another_seed_shares_the_images_as_they_are(root, base):
+    encoded(base, views(root, seed=1), store(root))
+    other, num = encoded(base, views(root, seed=2), store(root))
+    assert num == 20
+    assert equal(other, encoded(base, views(root, seed=2))[0])
+
+
+def test_data_that_moves_keeps_its_features(root, base, tmp_path):
+    encoded(base, views(root), store(root))
+    moved = root.rename(tmp_path / "moved")
+    assert encoded(base, views(moved), store(moved))[1] == 0
+
+
+# Never those of something else
+
+
+def _other_clip(root, base, small_clip):
+    other = CountingBase(tiny_capt.make_base(small_clip))
+    with torch.no_grad():
+        other.tower.clip.visual.proj[0, 0] += 1
+    return other, views(root), 4
+
+
+def _touched(root, base, small_clip):
+    os.utime(items(root)[9].impath, (1, 1))
+    return base, views(root), 4
+
+
+def _fewer(root, base, small_clip):
+    images = views(root)
+    return base, ViewDataset(images.data_source, 3, TEST, TRAIN, read_image, 1, images=range(9)), 4
+
+
+def _other_transforms(root, base, small_clip):
+    return base, views(root, test=transforms.Compose([*TEST.transforms, lambda x: 2 * x]), train=TEST), 4
+
+
+def _other_batches(root, base, small_clip):
+    return base, views(root), 5
+
+
+@pytest.mark.parametrize("change", [_other_clip, _touched, _fewer, _other_transforms, _other_batches])
+def test_a_change_makes_other_features(root, base, small_clip, change):
+    encoded(base, views(root), store(root))
+    encoder, images, batch_size = change(root, base, small_clip)
+    rows, num = encoded(encoder, images, store(root), batch_size)
+    assert num == len(images)
+    assert equal(rows, encoded(encoder, images, None, batch_size)[0])
+
+
+def test_other_threads_round_for_themselves(root, base, monkeypatch):
+    names = [FeatureNames.of(base.tower, views(root), str(root), 4, CPU).name(range(4), 0)]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    names.append(FeatureNames.of(base.tower, views(root), str(root), 4, CPU).name(range(4), 0))
+    assert names[0] != names[1]
+
+
+def test_a_digest_is_remembered_until_a_weight_changes(small_clip):
+    base = tiny_capt.make_base(small_clip)
+    visual = base.prompted.clip.visual
+    first = tower_digest(visual), base.digest()
+    assert (tower_digest(visual), base.digest()) == first
+    with torch.no_grad():
+        visual.proj[0, 0] += 1
+    second = tower_digest(visual), base.digest()
+    visual.proj.data = visual.proj.data.clone() * 2
+    third = tower_digest(visual), base.digest()
+    assert len({*first, *second, *third}) == 6
+    fresh = tiny_capt.make_base(small_clip)
+    assert (tower_digest(fresh.prompted.clip.visual), fresh.digest()) == first
+
+
+def test_tuned_towers_store_nothing(root, base):
+    tuned = DeepPromptedCLIP(base.tower, LearnedPrompts(visual=torch.zeros(2, base.tower.width)))
+    assert tuned.tower is None
+    assert CountingBase(tuned).tower is None
+    encoded(CountingBase(tuned), views(root), store(root))
+    assert not stored(root)
+
+
+class Silent:
+    """A transform whose text is an address in memory."""
+
+    def __call__(self, image):
+        return TEST(image)
+
+
+def test_a_transform_that_does_not_say_what_it_does_is_not_stored(root, base, capsys):
+    encoded(base, views(root, train=Silent()), store(root))
+    assert "a transform does not say what it does" in capsys.readouterr().out
+    assert not stored(root)
+    encoded(base, views(root, num_views=1, train=Silent()), store(root))  # which needs no training transform
+    assert len(stored(root)) == 2
+
+
+# Files that are damaged, too many, or may not be
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, _empty])
+def test_damaged_files_are_made_anew(root, base, capsys, damage):
+    whole, _ = encoded(base, views(root), store(root))
+    before = [path.read_bytes() for path in stored(root)]
+    damage(stored(root)[0])
+    rows, num = encoded(base, views(root), store(root))
+    assert num == 10
+    assert equal(rows, whole)
+    out = capsys.readouterr().out
+    assert f"{stored(root)[0]} is damaged (" in out
+    assert "its images are encoded anew" in out
+    assert [path.read_bytes() for path in stored(root)] == before
+
+
+def test_what_was_not_used_for_longest_goes_first(root):
+    files = FeatureFiles([root / FOLDER], 3000 / 2**30, str(root), "Tiny")
+    for number, name in enumerate("abc"):
+        files.write(name, {"x": torch.full((220,), float(number))})  # 880 bytes and a header
+        os.utime(files.find(name), (1000 + number, 1000 + number))
+    assert torch.equal(files.read("a")["x"], torch.zeros(220))  # now used last
+    files.write("d", {"x": torch.ones(220)})
+    assert [path.stem for path in stored(root)] == ["a", "c", "d"]
+    assert sum(path.stat().st_size for path in stored(root)) <= 3000
+
+
+def test_tokens_that_are_too_many_are_made_every_time(root, base, capsys):
+    few = 10 * 3 * token_bytes(base.tower) / 2**30 / 2
+    without, _ = encoded(base, views(root))
+    for _ in range(2):
+        rows, num = encoded(base, views(root), store(root, few))
+        assert (num, equal(rows, without)) == (30, True)
+    assert "Patch tokens of 10 images are not stored: 0.0 GB, CACHE.DISK_GB is 0.0" in capsys.readouterr().out
+    assert not [path for path in stored(root) if "tokens" in path.name]
+    assert encoded(base, views(root), store(root, few), with_tokens=False)[1] == 0
+
+
+def test_bytes_of_tokens_are_those_of_the_tensors(root, base):
+    features = base.encode_image(tiny_capt.images(1))
+    assert token_bytes(base.tower) == features.cls.nbytes + features.tokens.nbytes
+
+
+def _cfg(root, **cache):
+    cache = {"DISK_GB": 1.0, "DIR": "", **cache}
+    return CfgNode({"DATASET": {"ROOT": str(root), "NAME": "Tiny"}, "TRAINER": {"CAPT": {"CACHE": cache}}})
+
+
+def test_read_only_data_are_left_alone(root, base, tmp_path, monkeypatch, capsys):
+    """Root may write anywhere; a folder without any write permission is meant to stay as it is all the same."""
+    monkeypatch.delenv(OUTPUT_VARIABLE, raising=False)
+    root.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        without, _ = encoded(base, views(root))
+        assert equal(encoded(base, views(root), feature_files(_cfg(root)))[0], without)
+        line = f"Image features are not stored: {root / FOLDER} cannot be written to; give TRAINER.CAPT.CACHE.DIR"
+        assert capsys.readouterr().out.count(line) == 1
+        monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / "output" / "features"))
+        encoded(base, views(root), feature_files(_cfg(root)))
+        assert encoded(base, views(root), feature_files(_cfg(root)))[1] == 0
+        assert len(list((tmp_path / "output/features/Tiny").iterdir())) == 6
+        assert sorted(path.name for path in root.iterdir()) == ["a", "b"]
+    finally:
+        root.chmod(0o755)
+    assert "not stored" not in capsys.readouterr().out
+
+
+def test_features_that_came_with_read_only_data_are_read(root, base):
+    encoded(base, views(root), store(root))
+    for folder in (root / FOLDER / "Tiny", root / FOLDER, root / ".capt", root):
+        folder.chmod(0o555)
+    try:
+        assert encoded(base, views(root), feature_files(_cfg(root)))[1] == 0
+    finally:
+        for folder in (root, root / ".capt", root / FOLDER, root / FOLDER / "Tiny"):
+            folder.chmod(0o755)
+
+
+def test_a_folder_may_be_named_and_the_files_switched_off(root, base, tmp_path):
+    encoded(base, views(root), feature_files(_cfg(root, DIR=str(tmp_path / "mine"))))
+    assert len(list((tmp_path / "mine" / "Tiny").iterdir())) == 6
+    assert not (root / ".capt").exists()
+    assert feature_files(_cfg(root, DISK_GB=0.0)) is None
+    assert feature_files(CfgNode({"TRAINER": {}, "DATASET": {"ROOT": str(root)}})) is None  # a host without the node
+
+
+def test_a_full_disk_stops_nothing(root, base, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("trainers.capt.run.feature_files.save_file", full)
+    rows, _ = encoded(base, views(root), store(root))
+    assert equal(rows, encoded(base, views(root))[0])
+    assert capsys.readouterr().out.count("not stored: [Errno 28] No space left on device") == 1
+    assert not list((root / FOLDER / "Tiny").iterdir())  # no half files either
+
+
+def test_many_at_once_store_the_same_files(root, small_clip):
+    results = []
+
+    def work():
+        base = CountingBase(tiny_capt.make_base(small_clip))  # of one view: threads share the generators of the others
+        results.append(encoded(base, views(root, num_views=1), store(root), batch_size=1)[0])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 4
+    assert all(equal(rows, results[0]) for rows in results)
+    assert len(list(Path(root, FOLDER, "Tiny").iterdir())) == 2

@@ -1,0 +1,242 @@
+"""What a frozen image tower makes of image files, out of :mod:`.feature_files` where it was made before.
+
+Images go through the tower in batches that follow from their list alone, each view by itself, so that the numbers are
+the same whether they were stored or not, and runs that need three views share them with runs that need ten. An image is
+decoded once for all of its views.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
+from .feature_files import FeatureFiles
+from .feature_names import FeatureNames, token_bytes
+from .views import ViewDataset
+
+__all__ = ["EncodedBatch", "Encoding", "ImageEncoder", "tower_of"]
+
+PART_BYTES = 2**26  # of one view's tokens in one file; bounds what is held until a file is written
+
+
+class ImageEncoder(Protocol):
+    """What makes features of images: a base model, or CLIP itself.
+
+    Where they are those of a frozen CLIP without prompts, that CLIP is its attribute ``tower``, and the features may be
+    shared with whatever else stands on it.
+    """
+
+    def encode_image(self, images: Tensor) -> ImageFeatures:
+        """Features of ``(B, 3, H, W)`` images."""
+
+
+def tower_of(encoder: ImageEncoder) -> PromptedCLIP | None:
+    """The frozen CLIP whose own features these are, if they are one's."""
+    return getattr(encoder, "tower", None)
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Consecutive images of a list.
+
+    Attributes:
+        places: in the list, B of them.
+        views: the features ``(B, ...)`` of each view.
+    """
+
+    places: range
+    views: list[ImageFeatures]
+
+
+@dataclass
+class Encoding:
+    """Features of all views of some images, batch by batch; what was made before is read.
+
+    Attributes:
+        encoder: the frozen tower.
+        images: what it looks at.
+        device: the tower's.
+        batch_size: images in one pass.
+        num_workers: processes that read images.
+        title: of the progress bar.
+        files: where features are kept; None to encode everything.
+        with_tokens: whether class and patch tokens are wanted besides the joint feature.
+        num_read: images whose features were read so far, each view counted.
+    """
+
+    encoder: ImageEncoder
+    images: ViewDataset
+    device: torch.device
+    batch_size: int
+    num_workers: int = 0
+    title: str = ""
+    files: FeatureFiles | None = None
+    with_tokens: bool = True
+    num_read: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.views = range(self.images.num_views)
+        self.num_images = len(self.images.images)
+        tower = tower_of(self.encoder)
+        self.names = None
+        self._known_names: dict[tuple[range, int], str] = {}
+        if self.files is not None and tower is not None:
+            self.names = FeatureNames.of(tower, self.images, self.files.root, self.batch_size, self.device)
+            if self.names is None:
+                print("Image features are not stored: a transform does not say what it does (it has no __repr__)")
+        if tower is None or self.names is None:
+            self.files = None
+            return
+        self.with_tokens = self.with_tokens and tower.is_vit
+        self._per_image = token_bytes(tower)
+        self._keeps_tokens = self.with_tokens and self._room_for_tokens()
+
+    def _room_for_tokens(self) -> bool:
+        assert self.files is not None, "there are no files"
+        num_bytes = self.num_images * len(self.views) * self._per_image
+        if num_bytes <= self.files.max_bytes:
+            return True
+        print(
+            f"Patch tokens of {self.num_images:,} images are not stored: {num_bytes / 2**30:.1f} GB, "
+            f"CACHE.DISK_GB is {self.files.max_bytes / 2**30:.1f}"
+        )
+        return False
+
+    # ------------------------------------------------------------------------------------------------------- the walk
+
+    @torch.no_grad()
+    def __iter__(self) -> Iterator[EncodedBatch]:
+        torch.empty((), dtype=torch.int64).random_()  # as any loader's iterator draws, so that later draws are the same
+        parts = self._parts()
+        wanted = [(part, [view for view in self.views if not self._is_known(part, view)]) for part in parts]
+        stream = self._pixels(wanted, self.num_workers)
+        total = self.num_images * len(self.views)
+        with tqdm(total=total, desc=self.title, disable=not sys.stderr.isatty()) as bar:
+            for part, missing in wanted:
+                for batch in self._walk(part, missing, stream):
+                    bar.update(len(batch.places) * len(self.views))
+                    yield batch
+
+    def _parts(self) -> list[range]:
+        """Whole batches that go into one file a view; the same with and without tokens."""
+        step = self.num_images
+        if self.files is not None:
+            step = self.batch_size * max(1, PART_BYTES // max(1, self.batch_size * self._per_image))
+        return _cut(range(self.num_images), step)
+
+    def _walk(self, part: range, missing: list[int], stream: Iterator[list[Tensor]]) -> Iterator[EncodedBatch]:
+        known = {view: self._read(part, view) for view in self.views if view not in missing}
+        lost = [view for view, stored in known.items() if stored is None]  # damaged, or gone since we looked
+        sources = [(missing, stream), (lost, self._pixels([(part, lost)], 0))]
+        fresh: dict[int, list[ImageFeatures]] = {view: [] for view in [*missing, *lost]}
+        for places in _cut(part, self.batch_size):
+            features: dict[int, ImageFeatures] = {}
+            for views, source in sources:
+                features |= self._encode(views, [next(source) for _ in places] if views else [])
+            for view in fresh:
+                if self.files is not None:
+                    fresh[view].append(self._kept(features[view]))
+            rows = slice(places.start - part.start, places.stop - part.start)
+            for view, stored in known.items():
+                if stored is not None:
+                    features[view] = _each(stored, partial(_rows, rows=rows, device=self.device))
+                    self.num_read += len(places)
+            yield EncodedBatch(places, [features[view] for view in self.views])
+        for view, batches in fresh.items():
+            self._write(part, view, batches)
+
+    def _pixels(self, wanted: list[tuple[range, list[int]]], num_workers: int) -> Iterator[list[Tensor]]:
+        """The wanted views of image after image."""
+        items = [(place, views) for part, views in wanted if views for place in part]
+        if not items:
+            return iter(())
+        reads = _Pixels(self.images, items)
+        pinned = self.device.type == "cuda"
+        own = torch.Generator()
+        return iter(DataLoader(reads, batch_size=None, num_workers=num_workers, pin_memory=pinned, generator=own))
+
+    def _encode(self, views: list[int], pixels: list[list[Tensor]]) -> dict[int, ImageFeatures]:
+        encoded = {}
+        for number, view in enumerate(views):
+            batch = torch.stack([image[number] for image in pixels]).to(self.device, non_blocking=True)
+            features = self.encoder.encode_image(batch)
+            if not self.with_tokens:
+                features = ImageFeatures(features.feature, None, None)
+            encoded[view] = _each(features, Tensor.contiguous)  # as it is read: layout, too, can change rounding
+        return encoded
+
+    # -------------------------------------------------------------------------------------------------------- the files
+
+    def _stored_names(self, part: range, view: int) -> list[str]:
+        assert self.names is not None, "there are no files"
+        if (part, view) not in self._known_names:
+            self._known_names[part, view] = self.names.name(part, view)
+        name = self._known_names[part, view]
+        return [name, f"{name}-tokens"] if self.with_tokens else [name]
+
+    def _is_known(self, part: range, view: int) -> bool:
+        if self.files is None:
+            return False
+        return all(self.files.find(name) is not None for name in self._stored_names(part, view))
+
+    def _read(self, part: range, view: int) -> ImageFeatures | None:
+        assert self.files is not None, "there are no files"
+        found = [self.files.read(name) for name in self._stored_names(part, view)]
+        tensors = {key: value for stored in found if stored is not None for key, value in stored.items()}
+        if None in found or any(len(value) != len(part) for value in tensors.values()):
+            return None
+        return ImageFeatures(tensors["feature"], tensors.get("cls"), tensors.get("tokens"))
+
+    def _kept(self, features: ImageFeatures) -> ImageFeatures:
+        if not self._keeps_tokens:
+            features = ImageFeatures(features.feature, None, None)
+        return _each(features, Tensor.cpu)
+
+    def _write(self, part: range, view: int, batches: list[ImageFeatures]) -> None:
+        if self.files is None or not batches:
+            return
+        name = self._stored_names(part, view)[0]
+        if self.files.find(name) is None:
+            self.files.write(name, {"feature": torch.cat([batch.feature for batch in batches])})
+        tokens = [(batch.cls, batch.tokens) for batch in batches if batch.cls is not None and batch.tokens is not None]
+        if tokens:
+            cls, patches = (torch.cat(values) for values in zip(*tokens, strict=True))
+            self.files.write(f"{name}-tokens", {"cls": cls, "tokens": patches})
+
+
+class _Pixels(Dataset[list[Tensor]]):
+    """Item i: some views of one image."""
+
+    def __init__(self, images: ViewDataset, items: Sequence[tuple[int, list[int]]]):
+        self.images = images
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, item: int) -> list[Tensor]:
+        return self.images.pixels(*self.items[item])
+
+
+def _cut(places: range, step: int) -> list[range]:
+    return [places[start : start + step] for start in range(0, len(places), max(1, step))]
+
+
+def _rows(value: Tensor, rows: slice, device: torch.device) -> Tensor:
+    return value[rows].to(device)
+
+
+def _each(features: ImageFeatures, change: Callable[[Tensor], Tensor]) -> ImageFeatures:
+    values = (features.feature, features.cls, features.tokens)
+    feature, cls, tokens = (None if value is None else change(value) for value in values)
+    assert feature is not None, "every encoder gives a feature"
+    return ImageFeatures(feature, cls, tokens)

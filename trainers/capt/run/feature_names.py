@@ -1,0 +1,111 @@
+"""What a stored feature's numbers depend on, as the name of its file.
+
+Rounding depends on what is computed together: a matrix product may round an image's row otherwise in a batch of another
+size, with other threads, on another device. All of that is part of the name, so that what is read is what would be
+computed, to the last bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import PIL
+import torch
+import torchvision
+
+from ..backbone.digest import tower_digest
+from ..backbone.prompted_clip import PromptedCLIP
+from .files import relative_path
+from .views import ViewDataset
+
+__all__ = ["FeatureNames", "token_bytes"]
+
+FORMAT = 1
+
+
+def token_bytes(tower: PromptedCLIP) -> int:
+    """What class and patch tokens of one view of an image take; 0 for a ResNet."""
+    if tower.grid is None or tower.width is None:
+        return 0
+    return (tower.grid**2 + 1) * tower.width * torch.finfo(tower.dtype).bits // 8
+
+
+@dataclass(frozen=True)
+class FeatureNames:
+    """Names of the features of some images.
+
+    Attributes:
+        images: which they are, and their views.
+        files: path, size and time of change of each; paths count from the data's root, so that the data may move.
+        common: what is the same for all of them.
+    """
+
+    images: ViewDataset
+    files: list[list[Any]]
+    common: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, tower: PromptedCLIP, images: ViewDataset, root: str, batch_size: int, device: torch.device
+    ) -> FeatureNames | None:
+        """The names, or None where a transform does not say what it does (its text is an address in memory)."""
+        looks = [_told(images.test_transform)]
+        looks += [_told(images.train_transform)] if images.num_views > 1 else []
+        reader = _reader(images.read_image)
+        if None in looks or reader is None:
+            return None
+        common = {
+            "format": FORMAT,
+            "tower": tower_digest(tower.clip.visual),
+            "batch_size": batch_size,
+            "reader": reader,
+            "looks": looks[:1],
+            "machine": _machine(device),
+            "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
+        }
+        files = [_file(images.data_source[index].impath, root) for index in images.images]
+        return cls(images, files, common | {"augmented": looks[1:]})
+
+    def name(self, places: Iterable[int], view: int) -> str:
+        """Of one view of the images at ``places``."""
+        about = {key: value for key, value in self.common.items() if key != ("looks" if view else "augmented")}
+        if view:
+            about |= {"seed": self.images.seed, "view": view}
+        about["images"] = [self.files[place] + ([self.images.images[place]] if view else []) for place in places]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _file(path: str, root: str) -> list[Any]:
+    name = relative_path(path, root)
+    if not os.path.exists(path):  # the reader will say so better
+        return [name]
+    file = os.stat(path)
+    return [name, file.st_size, file.st_mtime_ns]
+
+
+def _reader(read: Any) -> str | None:
+    """Name of the function, and what it is given besides the path."""
+    if isinstance(read, partial):
+        inner = _reader(read.func)
+        return None if inner is None else f"{inner} {read.args} {sorted(read.keywords.items())}"
+    where = getattr(read, "__qualname__", None)
+    return None if where is None else f"{read.__module__}.{where}"
+
+
+def _told(transform: Any) -> str | None:
+    text = repr(transform)
+    return None if re.search(r"\bat 0x[0-9a-f]+", text) else text
+
+
+def _machine(device: torch.device) -> list[Any]:
+    matmul = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        return [torch.cuda.get_device_name(device), torch.backends.cudnn.version(), matmul]
+    return [device.type, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), matmul]
