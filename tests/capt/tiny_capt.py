@@ -50,7 +50,7 @@ def make_base(clip_path, spec=None):
 
 
 def pair_features(base, classnames):
-    return encode_pairs(PromptLibrary("no folder", "none"), classnames, base.prompted.text_features)[:2]
+    return encode_pairs(PromptLibrary("no folder", "none"), classnames, base.encode_sentences)[:2]
 
 
 def serve(model, classnames, bank=None):

@@ -22,6 +22,7 @@ from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.prompt_library import PromptLibrary, announced_pairs
 from .bases.learners import BaseModel, build_base, zero_shot
+from .bases.registry import import_learners
 from .bases.spec import spec_from
 from .config import check_capt, settings_from
 from .method.checkpoint import check_base, load_refiner
@@ -34,12 +35,12 @@ from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncode
 from .run.files import checkpoint_file
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
-from .run.serving import Serving, keep_pair_features, keep_serving
+from .run.serving import Serving, keep_pair_features, keep_serving, read_serving
 
 __all__ = ["CAPT"]
 
 MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
-SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR and EPOCH"
+SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR, EPOCH and OPTIONS"
 
 
 class CAPT(RunRecordMixin, TrainerX):
@@ -53,6 +54,7 @@ class CAPT(RunRecordMixin, TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse what cannot be run, every problem in one message."""
+        import_learners(cfg.TRAINER.CAPT.BASE.MODULE)
         check_capt(cfg.TRAINER.CAPT)
 
     def build_model(self) -> None:
@@ -63,7 +65,7 @@ class CAPT(RunRecordMixin, TrainerX):
         prompted = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
 
         self.base_learner = node.BASE.NAME
-        self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME)
+        self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME, cfg)
         self.transductive = node.BASE.NAME == "PromptKD"  # its student has seen the new classes' images
         base = build_base(prompted, self.base_spec).to(self.device)
         print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
@@ -298,12 +300,20 @@ class CAPT(RunRecordMixin, TrainerX):
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
         print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
+        self._learn_halves(directory)
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             features_of = None if self.model.sample_miner is None else path
             bank = ConfusionBank.of_run(directory, self.model.base.digest(), features_of, self.device)
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
+
+    def _learn_halves(self, directory: str) -> None:
+        """Tell the base model which classes it was trained on: those that the CAPT in ``directory`` was trained on."""
+        serving, base = read_serving(directory), self.model.base
+        if serving is not None and serving.classnames != (base.trained_on or base.classnames):
+            base.trained_on = serving.classnames
+            self._serve_classes(None)
 
     # ------------------------------------------------------------------------------------------------------ the record
 

@@ -26,10 +26,12 @@ class BlockPrompts:
         at: block to prompts, ``(n, width)`` for all sequences or ``(batch, n, width)``; n is the same at all blocks.
         inserted: the lowest block makes room for them behind the first token, and the later ones replace them there.
             False: at every block they replace tokens that the sequence holds from the start.
+        behind: tokens in front of those that are replaced; None for the tower's usual place.
     """
 
     at: Mapping[int, Tensor]
     inserted: bool = False
+    behind: int | None = None
 
     @classmethod
     def of(cls, prompts: Tensor | BlockPrompts | None) -> BlockPrompts:
@@ -68,6 +70,7 @@ class BlockPrompts:
         if self.inserted:
             rest = 1 if number == min(self.at) else 1 + len(prompt)
             return torch.cat([x[:1], prompt, x[rest:]])
+        first = first if self.behind is None else self.behind
         start = x.shape[0] - prompt.shape[0] if first is None else first
         return torch.cat([x[:start], prompt, x[start + prompt.shape[0] :]])
 
