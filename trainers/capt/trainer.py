@@ -69,6 +69,8 @@ class CAPT(RunRecordMixin, TrainerX):
         self.transductive = node.BASE.NAME == "PromptKD"  # its student has seen the new classes' images
         base = build_base(prompted, self.base_spec).to(self.device)
         print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
+        if base.options:
+            print(f"Options of the base: {', '.join(f'{key} {value}' for key, value in sorted(base.options.items()))}")
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)

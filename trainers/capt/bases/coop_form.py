@@ -14,7 +14,8 @@ from torch.nn.functional import cosine_similarity
 from ..backbone.prompted_clip import PromptedCLIP
 from ..run.files import checkpoint_file
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .prompted import DeepPromptedCLIP, LearnedPrompts, maple_prompts
+from .keys import CLIP, WORDS, check_keys
+from .prompted import MAPLE, DeepPromptedCLIP, LearnedPrompts, maple_prompts
 
 __all__ = ["load_atprompt", "load_kgcoop", "load_prograd"]
 
@@ -22,6 +23,7 @@ __all__ = ["load_atprompt", "load_kgcoop", "load_prograd"]
 def load_kgcoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """KgCoOp's base model; its checkpoint also holds a meta-net and a bias that it never uses."""
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, r"ctx|bias_vectors|meta_net\.linear1\.(weight|bias)")
     return DeepPromptedCLIP(prompted, LearnedPrompts(_shared_context(prompted, state, path, spec.name)))
 
 
@@ -34,6 +36,7 @@ def load_prograd(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     if spec.class_token_position != "end":
         raise ValueError("a ProGrad base has its class name at the end; set TRAINER.CAPT.BASE.CLASS_TOKEN_POSITION end")
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, "ctx")
     context = _shared_context(prompted, state, path, spec.name)
     left = _left_over(prompted, state.get("token_suffix"), ["a", "of", "doing"])
     return DeepPromptedCLIP(prompted, LearnedPrompts(torch.cat([context, left])))
@@ -47,14 +50,16 @@ def load_atprompt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """
     if _holds(spec, "MultiModalPromptLearner"):
         path, state = learner_state(spec, "MultiModalPromptLearner")
+        check_keys(state, path, spec, WORDS, CLIP, MAPLE, r"prompt_learner\.ctx_att[123]")
         context, in_front = _with_attributes(prompted, state, path, "prompt_learner.")
         prompts = maple_prompts(prompted, spec, state, path, context)
         return DeepPromptedCLIP(prompted, replace(prompts, text_behind=in_front))
     path, state = learner_state(spec, "prompt_learner")
-    if any(key.startswith("meta_net.") for key in state):
+    if "ctx_att1" in state and "meta_net.linear1.weight" in state:
         raise ValueError(
             f'"{path}" is of CoCoOp_ATP, whose prompts follow the image; ATPrompt reads CoOp_ATP and MaPLe_ATP'
         )
+    check_keys(state, path, spec, WORDS, r"ctx(_att[123])?")
     return DeepPromptedCLIP(prompted, LearnedPrompts(_with_attributes(prompted, state, path, "")[0]))
 
 

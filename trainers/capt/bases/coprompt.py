@@ -11,7 +11,8 @@ from torch.nn.functional import linear, normalize, relu
 
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
-from .prompted import DeepPromptedCLIP, LearnedPrompts, maple_prompts
+from .keys import CLIP, WORDS, check_keys
+from .prompted import MAPLE, DeepPromptedCLIP, LearnedPrompts, maple_prompts
 
 __all__ = ["load_coprompt"]
 
@@ -61,6 +62,7 @@ def load_coprompt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """CoPrompt's base model."""
     options_of(spec, {})
     path, state = learner_state(spec, "MultiModalPromptLearner")
+    check_keys(state, path, spec, WORDS, CLIP, MAPLE, r"adapter_(image|text)\.fc\.[02]\.weight|model_distill\..*")
     prompts = maple_prompts(prompted, spec, state, path)
 
     def adapter(name: str) -> Adapter:

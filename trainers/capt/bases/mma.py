@@ -18,6 +18,7 @@ from ..backbone.blocks import Branch
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, without_padding
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
 from .context import plain_name
+from .keys import WORDS, check_keys
 
 __all__ = ["load_mma"]
 
@@ -96,6 +97,8 @@ def load_mma(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """
     options = options_of(spec, OPTIONS)
     path, state = learner_state(spec, "adapter_learner")
+    adapter = r"(text|visual)_adapter\.\d+\.(down\.0|up)"
+    check_keys(state, path, spec, WORDS, rf"({adapter}|shared_adapter\.\d+\.0)\.(weight|bias)")
     if not prompted.is_vit:
         raise ValueError(f'"{path}" holds adapters of a ViT; set MODEL.BACKBONE.NAME to its backbone')
     text = _bottlenecks(state, "text_adapter", path, prompted.text_width, len(prompted.clip.transformer.resblocks))

@@ -23,6 +23,7 @@ from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, without_padding
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
 from .context import plain_name
+from .keys import CLIP, WORDS, check_keys
 from .prompted import check_backbone
 
 __all__ = ["load_mmrl"]
@@ -115,9 +116,8 @@ class MMRL(BaseModel):
         return self._mixed(first, mean.float() @ self.proj_rep if self.mixes else first)
 
     def _fingerprinted(self) -> dict[str, Tensor]:
-        return {
-            name: value for name, value in self.named_buffers() if name.startswith(("text_", "visual_", "proj_rep"))
-        }
+        names = ["proj_rep", *(f"{tower}_{number}" for number in self.numbers for tower in ("text", "visual"))]
+        return {name: getattr(self, name) for name in names}
 
 
 def load_mmrl(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
@@ -131,6 +131,8 @@ def load_mmrl(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     if not 0 <= options["ALPHA"] <= 1:
         raise ValueError(f"TRAINER.CAPT.BASE.OPTIONS.ALPHA of MMRL must be in [0, 1], got {options['ALPHA']}")
     path, state = learner_state(spec, "MultiModalRepresentationLearner")
+    used = rf"{LEARNER}(_r2[tv]proj\.\d+\.(weight|bias))?|image_encoder\.proj_rep"
+    check_keys(state, path, spec, WORDS, CLIP, used, "prompt_embeddings")
     check_backbone(prompted, state, path)
     tokens = entry(state, LEARNER, path)
 

@@ -20,6 +20,7 @@ from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
 from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
 
 __all__ = [
+    "MAPLE",
     "DeepPromptedCLIP",
     "LearnedPrompts",
     "check_backbone",
@@ -30,6 +31,10 @@ __all__ = [
     "maple_prompts",
     "visual_prompts",
 ]
+
+
+# Names that maple_prompts reads.
+MAPLE = r"prompt_learner\.(ctx|compound_prompts_text\.\d+|(proj|compound_prompt_projections\.\d+)\.(weight|bias))"
 
 
 @dataclass(frozen=True)

@@ -53,11 +53,17 @@ def register_base_learner(name: str, load: Loader) -> None:
     if not isinstance(name, str) or not name.strip() or not callable(load):
         raise ValueError(f"register_base_learner takes a name and a function, got {name!r} and {load!r}")
     other = BASE_LEARNERS.get(name)
-    if other is not None and _place(other) != _place(load):
+    if other is not None and _source(other) != _source(load):
         raise ValueError(
             f'the base learner "{name}" is {_place(other)} already; register {_place(load)} by another name'
         )
     BASE_LEARNERS[name] = load
+
+
+def _source(load: Loader) -> tuple[str, str]:
+    """File and name of a function: a file that is imported twice, under two names, registers the same learner."""
+    code = getattr(load, "__code__", None)
+    return (_place(load), "") if code is None else (code.co_filename, code.co_name)
 
 
 def _place(load: Loader) -> str:
@@ -100,6 +106,8 @@ def import_learners(module: str | os.PathLike[str] | None) -> None:
         ValueError: there is no such module or file.
     """
     name = os.fspath(module or "")
+    if name:  # what the module imports as `capt` is this package, also where it lies as a folder in a repository
+        sys.modules.setdefault("capt", sys.modules[__name__.removesuffix(".bases.registry")])
     if name.endswith(".py"):
         _import_file(Path(name).expanduser())
     elif name:

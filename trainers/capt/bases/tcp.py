@@ -15,12 +15,14 @@ from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
 from .context import place_context, plain_name, text_tokens
+from .keys import WORDS, check_keys
 from .templates import template_of
 
 __all__ = ["load_tcp"]
 
 logger = logging.getLogger(__name__)
 
+NUM_TOKENS = 4  # class-aware tokens of a class
 BLOCK = 8  # where the class-aware tokens enter, block 0 the first
 # What stands behind the four placeholders, and what the class is described by, where that is not the usual template.
 BEHIND = {
@@ -66,7 +68,7 @@ class TCP(BaseModel):
             return None
         hidden = self.down(self.prompted.text_features([self.described.format(name) for name in names]))
         hidden = hidden * torch.sigmoid(1.702 * hidden)
-        return BlockPrompts({BLOCK: self.up(hidden).unflatten(-1, (-1, self.prompted.text_width))})
+        return BlockPrompts({BLOCK: self.up(hidden).unflatten(-1, (NUM_TOKENS, -1))})
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"context": self.context}
@@ -76,14 +78,15 @@ def load_tcp(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """TCP's base model; its prompts' words follow the data set, as in its code."""
     options_of(spec, {})
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, r"ctx|meta_net\.linear[12]\.(weight|bias)")
     context = entry(state, "ctx", path)
     check_width(context, prompted.text_width, "ctx", path)
     down, up = (_linear(state, f"meta_net.{name}", path) for name in ("linear1", "linear2"))
     check_width(down.weight, prompted.embed_dim, "meta_net.linear1.weight", path)
-    if up.out_features % prompted.text_width:
+    if up.out_features != NUM_TOKENS * prompted.text_width:  # CoCoOp's net has the same names
         raise ValueError(
-            f'"meta_net.linear2.weight" of "{path}" gives {up.out_features} numbers a class, no multiple of the '
-            f"text width {prompted.text_width}; is it a checkpoint of TCP?"
+            f'"meta_net.linear2.weight" of "{path}" gives {up.out_features} numbers a class, TCP\'s gives '
+            f"{NUM_TOKENS} x {prompted.text_width}; set TRAINER.CAPT.BASE.NAME to the method that wrote it"
         )
     return TCP(prompted, context, down, up, spec.dataset)
 
