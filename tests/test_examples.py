@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent / "capt"))
 
 import tiny_capt  # noqa: E402
 
+import trainers.capt as capt  # noqa: E402
+
 
 def run(name, *arguments, folder):
     command = [sys.executable, ROOT / "examples" / name, *arguments]
@@ -39,24 +41,17 @@ def test_confusions_of_any_model(tmp_path):
 
 
 def test_own_base_learner(tmp_path):
+    """By the command in its docstring, with files of its own."""
     tiny_capt.draw_pictures(tmp_path / "photos", ["cup", "jug", "vase", "otter"], 8)
-    out = tmp_path / "run"
-    configs = ROOT / "configs"
+    example, out, configs = ROOT / "examples/own_base_learner.py", tmp_path / "run", ROOT / "configs"
     flags = ["--dataset-config-file", configs / "datasets/folder.yaml", "--root", tmp_path / "photos"]
     flags += ["--config-file", configs / "trainers/CAPT/demo.yaml", "--trainer", "CAPT", "--output-dir", out, *CLIP]
-    run(
-        "own_base_learner.py",
-        *flags,
-        "INPUT.SIZE",
-        "(48, 48)",
-        "OPTIM.MAX_EPOCH",
-        1,
-        "DATASET.NUM_SHOTS",
-        2,
-        folder=ROOT,
-    )
+    flags += ["INPUT.SIZE", "(48, 48)", "OPTIM.MAX_EPOCH", 1, "DATASET.NUM_SHOTS", 2]
+    flags += ["TRAINER.CAPT.BASE.NAME", "PromptEnsemble", "TRAINER.CAPT.BASE.MODULE", example]
+    run("../train.py", *flags, "TRAINER.CAPT.BASE.OPTIONS.PROMPTS", "['{}.']", folder=ROOT)
     record = json.loads((out / "results.json").read_text())
     assert record["base"] == "PromptEnsemble"
+    assert record["config"]["TRAINER"]["CAPT"]["BASE"]["OPTIONS"] == {"PROMPTS": ["{}."]}
 
 
 def test_the_own_base_learner_averages_its_prompts(tmp_path):
@@ -65,9 +60,15 @@ def test_the_own_base_learner_averages_its_prompts(tmp_path):
     spec.loader.exec_module(example)
     torch.save(tiny_capt.clip_state(), tmp_path / "clip.pt")
     prompted = tiny_capt.make_base(tmp_path / "clip.pt").prompted
-    texts = example.load(prompted, None).encode_classes(["cup"])
-    mean = sum(prompted.text_features([prompt.format("cup")]) for prompt in example.PROMPTS)
-    torch.testing.assert_close(texts, torch.nn.functional.normalize(mean, dim=-1))
+    for given, prompts in (({}, example.PROMPTS), ({"PROMPTS": ["{}"]}, ["{}"])):
+        texts = example.load(prompted, capt.BaseSpec(options=given)).encode_classes(["cup"])
+        mean = sum(prompted.text_features([prompt.format("cup")]) for prompt in prompts)
+        torch.testing.assert_close(texts, torch.nn.functional.normalize(mean, dim=-1))
+
+
+def test_the_documents_example_is_the_shipped_one_in_size():
+    """docs/BASES.md promises one file of at most 50 lines."""
+    assert len((ROOT / "examples/own_base_learner.py").read_text().splitlines()) <= 50
 
 
 @pytest.mark.slow  # two runs and the report

@@ -28,14 +28,16 @@ def add_image_root(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_places(parser: argparse.ArgumentParser) -> None:
-    """``--backbone`` and ``--base-dir``, for runs whose CLIP or base learner lies elsewhere now."""
+    """``--backbone``, ``--base-dir`` and ``--base-module``, for what a run stands on and does not bring along."""
     parser.add_argument("--backbone", help="CLIP's name or file, where the run's has moved")
     parser.add_argument("--base-dir", type=Path, help="run folder of the base learner, where it has moved")
+    parser.add_argument("--base-module", help="module or .py file that registers the base learner; its code is run")
 
 
 def model_places(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of ``capt.load`` that :func:`add_model_places` asked for."""
-    return {"backbone": args.backbone and find(args.backbone), "base_dir": args.base_dir}
+    backbone = args.backbone and find(args.backbone)
+    return {"backbone": backbone, "base_dir": args.base_dir, "base_module": args.base_module}
 
 
 def load_predictor(folder: Path, class_names: Sequence[str] | None = None, **load: Any) -> Predictor:

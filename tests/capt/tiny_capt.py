@@ -51,7 +51,7 @@ def make_base(clip_path, spec=None):
 
 
 def pair_features(base, classnames, max_gigabytes=0.5):
-    encode = PairEncoder(PromptLibrary("no folder", "none"), base.prompted.text_features)
+    encode = PairEncoder(PromptLibrary("no folder", "none"), base.encode_sentences)
     return PairFeatures(classnames, encode, base.embed_dim, max_gigabytes).to(base.text_features.device)
 
 

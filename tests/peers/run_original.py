@@ -64,8 +64,8 @@ def _prepare(copies, repository, clip_path):
     return folder
 
 
-def _import_trainer(folder, module):
-    """The repository's trainer module, with hard-coded widths replaced."""
+def _import_trainer(folder, module, replaced=None):
+    """The repository's trainer module, with hard-coded widths replaced, and further text that ``replaced`` names."""
     from tiny import TEXT_WIDTH, VISUAL_WIDTH
 
     package = types.ModuleType("original")
@@ -80,6 +80,9 @@ def _import_trainer(folder, module):
         from tiny import EMBED_DIM, TEACHER_DIM
 
         source = source.replace("two_layer(512, 768)", f"two_layer({EMBED_DIM}, {TEACHER_DIM})")
+    for old, new in (replaced or {}).items():
+        assert old in source, old
+        source = source.replace(old, new)
     loaded = types.ModuleType(f"original.{module}")
     loaded.__package__, loaded.__file__ = "original", str(path)
     sys.modules[loaded.__name__] = loaded
@@ -89,9 +92,11 @@ def _import_trainer(folder, module):
 
 def _extend_cfg(cfg, folder):
     """The repository's own nodes, from its train.py."""
+    from yacs.config import CfgNode
+
     source = (folder / "train.py").read_text()
     start = source.index("def extend_cfg")
-    namespace = {}
+    namespace = {"CN": CfgNode}
     exec(source[start : source.index("\ndef ", start + 1)], namespace)
     namespace["extend_cfg"](cfg)
 

@@ -13,9 +13,13 @@ from .old_names import MOVED, keep_old_names
 from .registration import register_trainer
 
 if TYPE_CHECKING:
-    from .backbone.prompted_clip import PromptedCLIP, load_clip
+    from .backbone.blocks import BlockPrompts
+    from .backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_clip
     from .bank.confusion_bank import ConfusionBank
     from .bank.files import BankMismatchError
+    from .bases.any_model import ModelAsBase
+    from .bases.base_model import BaseModel, BaseSpec, learner_state
+    from .bases.learners import register_base_learner
     from .config import PUBLISHED, extend_cfg
     from .method.model import CAPTModel, CAPTOutput, CAPTSettings
     from .run.metrics import ConfusionReport, confusion_report
@@ -26,19 +30,26 @@ __all__ = [
     "CAPT",
     "PUBLISHED",
     "BankMismatchError",
+    "BaseModel",
+    "BaseSpec",
+    "BlockPrompts",
     "CAPTModel",
     "CAPTOutput",
     "CAPTSettings",
     "ConfusionBank",
     "ConfusionReport",
     "ImageError",
+    "ImageFeatures",
+    "ModelAsBase",
     "Prediction",
     "Predictor",
     "PromptedCLIP",
     "confusion_report",
     "extend_cfg",
+    "learner_state",
     "load",
     "load_clip",
+    "register_base_learner",
 ]
 
 __version__ = "0.1.0"
@@ -51,7 +62,11 @@ _HOMES = {
     "bank.confusion_bank": ["ConfusionBank"],
     "bank.files": ["BankMismatchError"],
     "run.metrics": ["ConfusionReport", "confusion_report"],
-    "backbone.prompted_clip": ["PromptedCLIP", "load_clip"],
+    "backbone.prompted_clip": ["ImageFeatures", "PromptedCLIP", "load_clip"],
+    "backbone.blocks": ["BlockPrompts"],
+    "bases.base_model": ["BaseModel", "BaseSpec", "learner_state"],
+    "bases.learners": ["register_base_learner"],
+    "bases.any_model": ["ModelAsBase"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

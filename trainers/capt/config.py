@@ -10,7 +10,8 @@ from typing import Any
 from yacs.config import CfgNode
 
 from .backbone.precision import PRECISIONS
-from .bases.learners import BASE_LEARNERS
+from .bases import learners  # noqa: F401 - registers those of this package
+from .bases.registry import learner_names
 from .method.model import CAPTSettings
 
 __all__ = ["PUBLISHED", "check_capt", "extend_cfg", "settings_from"]
@@ -35,6 +36,27 @@ PUBLISHED: dict[str, Any] = {
 }
 
 
+class _EqualToNode(type):
+    """yacs merges a node into one of an equal type only."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is CfgNode or cls is other
+
+    def __hash__(cls) -> int:
+        return hash(CfgNode)
+
+
+class FreeNode(CfgNode, metaclass=_EqualToNode):
+    """A node that takes any key, from a yaml and from the command line alike; each new key starts without a type."""
+
+    def __contains__(self, key: object) -> bool:
+        """yacs asks for a key before it sets it; names with ``_`` in front are Python's own questions."""
+        return not str(key).startswith("_")
+
+    def __missing__(self, key: str) -> None:
+        return None
+
+
 def extend_cfg(cfg: CfgNode) -> None:
     """Add ``TRAINER.CAPT``, ``TRAIN.KEEP`` and, where the host has none, the keys of DATASET and INPUT."""
     if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
@@ -51,7 +73,9 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     # The base model that CAPT stands on.
     node.BASE = CfgNode()
-    node.BASE.NAME = "ZeroshotCLIP"  # a key of bases.learners.BASE_LEARNERS
+    node.BASE.NAME = "ZeroshotCLIP"  # a registered base learner; docs/BASES.md
+    node.BASE.MODULE = ""  # module or .py file that registers learners, imported before NAME is looked up
+    node.BASE.OPTIONS = FreeNode()  # any keys: what the learner needs and no checkpoint holds (MMRL's ALPHA ...)
     node.BASE.DIR = ""  # run folder of that learner; unused by ZeroshotCLIP
     node.BASE.EPOCH = 0  # epoch to load; 0: the best or last that was saved
     node.BASE.TEMPLATE = ""  # ZeroshotCLIP's prompt with {} for the name; "": the data set's own
@@ -181,7 +205,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
     needs_folds = bank.SOURCE == "crossfit" and node.BASE.NAME != "ZeroshotCLIP"
     return [
         one_of("PREC", node.PREC, PRECISIONS),
-        one_of("BASE.NAME", node.BASE.NAME, tuple(BASE_LEARNERS)),
+        one_of("BASE.NAME", node.BASE.NAME, learner_names()),
         one_of("SELECTION", node.SELECTION, ("val", "test")),
         one_of("BASE.CLASS_TOKEN_POSITION", node.BASE.CLASS_TOKEN_POSITION, ("end", "middle", "front")),
         one_of("BANK.SOURCE", bank.SOURCE, BANK_SOURCES),

@@ -22,6 +22,7 @@ from .bank.confusion_bank import ConfusionBank
 from .bank.pair_features import PairFeatures
 from .bank.prompt_library import PairEncoder, PromptLibrary
 from .bases.learners import BaseModel, build_base, zero_shot
+from .bases.registry import import_learners
 from .bases.spec import spec_from
 from .config import check_capt, settings_from
 from .method.checkpoint import check_base, load_refiner
@@ -37,12 +38,19 @@ from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
-from .run.serving import MAX_FEATURE_BYTES, Serving, keep_pair_features, keep_serving, read_pair_features
+from .run.serving import (
+    MAX_FEATURE_BYTES,
+    Serving,
+    keep_pair_features,
+    keep_serving,
+    read_pair_features,
+    read_serving,
+)
 
 __all__ = ["CAPT"]
 
 MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
-SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR and EPOCH"
+SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR, EPOCH and OPTIONS"
 
 
 class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
@@ -57,6 +65,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse what cannot be run, every problem in one message."""
+        import_learners(cfg.TRAINER.CAPT.BASE.MODULE)
         check_capt(cfg.TRAINER.CAPT)
 
     def build_model(self) -> None:
@@ -67,10 +76,12 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         prompted = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
 
         self.base_learner = node.BASE.NAME
-        self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME)
+        self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME, cfg)
         self.transductive = node.BASE.NAME == "PromptKD"  # its student has seen the new classes' images
         base = build_base(prompted, self.base_spec).to(self.device)
         print(f"Base model: {node.BASE.NAME} {node.BASE.DIR}".rstrip())
+        if base.options:
+            print(f"Options of the base: {', '.join(f'{key} {value}' for key, value in sorted(base.options.items()))}")
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
@@ -402,6 +413,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
         print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
+        self._learn_halves(directory)
         stored = read_pair_features(directory, self._made_of(), self.device)
         if stored is not None:
             self._pairs.take_up(*stored)
@@ -411,6 +423,13 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
+
+    def _learn_halves(self, directory: str) -> None:
+        """Tell the base model which classes it was trained on: those that the CAPT in ``directory`` was trained on."""
+        serving, base = read_serving(directory), self.model.base
+        if serving is not None and serving.classnames != (base.trained_on or base.classnames):
+            base.trained_on = serving.classnames
+            self._serve_classes(None)
 
     # ------------------------------------------------------------------------------------------------------ the record
 

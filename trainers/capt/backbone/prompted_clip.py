@@ -3,7 +3,8 @@
 Every repository of the CoOp family forks ``clip/model.py`` to push prompts into its blocks. Here the stock modules are
 walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments.
 Only the prompts' semantics come from the family: text prompts stand in the embeddings and, at deeper layers, replace
-the tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP).
+the tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP). What happens
+at single blocks (TCP, MMRL, MMA) is said by :mod:`.blocks`.
 
 Shapes: B batch, C texts, L context length, N patches, D joint width, Dv visual width, Dt text width, n prompt length.
 """
@@ -15,8 +16,7 @@ import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard, cast
 
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from . import stock_clip
+from .blocks import BlockPrompts, Branch, masks_for
 from .precision import cast_clip
 
 if TYPE_CHECKING:
@@ -51,13 +52,16 @@ class ImageFeatures:
 
     Attributes:
         feature: ``(B, D)`` joint-space feature, ``proj(ln_post(cls))``.
-        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``; None for a ResNet.
+        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``; None for a ResNet. A base learner that
+            projects more than it puts that behind the class token, ``(B, Dv + ...)``.
         tokens: ``(B, N, Dv)`` patch tokens behind the last block, prompt tokens left out; None for a ResNet.
+        inserted: ``(B, n, Dv)`` what the last block makes of inserted prompts; None where there are none.
     """
 
     feature: Tensor
     cls: Tensor | None
     tokens: Tensor | None
+    inserted: Tensor | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -168,36 +172,29 @@ def without_padding(ids: Tensor) -> Tensor:
     return ids[:, : int(ids.argmax(dim=-1).max()) + 1]
 
 
-def _run_blocks(transformer: Transformer, x: Tensor, deep_prompts: Tensor | None, first: int | None) -> Tensor:
-    """Blocks on ``x`` (length, batch, width); from block 1 on, prompt tokens are replaced by that block's own.
+def _run_blocks(
+    transformer: Transformer, x: Tensor, prompts: BlockPrompts, first: int | None, branch: Branch | None
+) -> Tensor:
+    """Blocks on ``x`` (length, batch, width), with the prompts of each in its input.
 
     Args:
-        deep_prompts: ``(J, n, width)`` or ``(J, batch, n, width)`` for blocks 1..J; None for shallow prompts.
-        first: position of the first prompt token; None for "the last n tokens".
+        prompts: see :class:`BlockPrompts`.
+        first: position of the first prompt token that replaces another; None for "the last n tokens".
+        branch: adds to a block's output.
     """
-    for depth, block in enumerate(transformer.resblocks):
-        if deep_prompts is not None and 1 <= depth <= len(deep_prompts):
-            prompt = deep_prompts[depth - 1].to(x.dtype)
-            prompt = prompt.unsqueeze(1).expand(-1, x.shape[1], -1) if prompt.dim() == 2 else prompt.transpose(0, 1)
-            start = x.shape[0] - prompt.shape[0] if first is None else first
-            x = torch.cat([x[:start], prompt, x[start + prompt.shape[0] :]])
+    for number, block in enumerate(transformer.resblocks):
+        x = prompts.enter(number, x, first)
+        added = None if branch is None else branch(number, block, x)
         x = block(x)
+        x = x if added is None else x + added
     return x
 
 
-@contextmanager
-def _masks_cut_to(transformer: Transformer, length: int) -> Iterator[None]:
-    """Causal masks of the blocks for sequences shorter than CLIP's context; every block keeps a mask of its own."""
-    whole = [
-        (block, mask) for block in transformer.resblocks if (mask := getattr(block, "attn_mask", None)) is not None
-    ]
-    for block, mask in whole:
-        block.attn_mask = mask[:length, :length]
-    try:
-        yield
-    finally:
-        for block, mask in whole:
-            block.attn_mask = mask
+def _at_blocks(deep_prompts: Tensor | BlockPrompts | None, transformer: Transformer) -> BlockPrompts:
+    """Prompts by block; a stack of them may be deeper than the tower, as the family's depths are."""
+    if isinstance(deep_prompts, BlockPrompts):
+        deep_prompts.check(len(transformer.resblocks))
+    return BlockPrompts.of(deep_prompts)
 
 
 def encode_text_with(
@@ -207,19 +204,29 @@ def encode_text_with(
     text_projection: Tensor,
     embeddings: Tensor,
     eot: Tensor,
-    deep_prompts: Tensor | None = None,
+    deep_prompts: Tensor | BlockPrompts | None = None,
+    branch: Branch | None = None,
 ) -> Tensor:
     """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at ``eot`` ``(C,)``.
 
     L may be less than CLIP's context: the tower is causal and the feature is read at ``eot``, so what stands behind the
     longest text changes nothing and need not be there.
+
+    Args:
+        deep_prompts: ``(J, n, Dt)`` or ``(J, C, n, Dt)`` replace the tokens behind the start token at blocks 1..J;
+            :class:`BlockPrompts` stand at any blocks, or are inserted.
+        branch: adds to the output of blocks.
+
+    Raises:
+        ValueError: :class:`BlockPrompts` of a block that this tower does not have.
     """
-    length = embeddings.shape[1]
+    length, blocks = embeddings.shape[1], list(transformer.resblocks)
+    prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
-    with _masks_cut_to(transformer, length):
-        x = _run_blocks(transformer, x.transpose(0, 1), deep_prompts, first=1).transpose(0, 1)
+    with masks_for(blocks, prompts.lengths(length, len(blocks))):
+        x = _run_blocks(transformer, x.transpose(0, 1), prompts, first=1, branch=branch).transpose(0, 1)
     x = ln_final(x).to(embeddings.dtype)
-    return x[torch.arange(len(x), device=x.device), eot] @ text_projection.to(embeddings.dtype)
+    return x[torch.arange(len(x), device=x.device), eot + prompts.num_inserted] @ text_projection.to(embeddings.dtype)
 
 
 def _has_tokens(visual: VisionTransformer | ModifiedResNet) -> TypeGuard[VisionTransformer]:
@@ -231,19 +238,22 @@ def encode_image_with(
     visual: VisionTransformer | ModifiedResNet,
     images: Tensor,
     prompts: Tensor | None = None,
-    deep_prompts: Tensor | None = None,
+    deep_prompts: Tensor | BlockPrompts | None = None,
+    branch: Branch | None = None,
 ) -> ImageFeatures:
     """Features of images ``(B, 3, H, W)`` from CLIP's image tower ``visual``.
 
     Args:
         prompts: ``(n, Dv)`` or ``(B, n, Dv)``, appended behind the patch tokens before ``ln_pre``.
-        deep_prompts: ``(J, n, Dv)``, replacing the last n tokens of blocks 1..J.
+        deep_prompts: ``(J, n, Dv)``, replacing the last n tokens of blocks 1..J; :class:`BlockPrompts` stand at any
+            blocks, or are inserted behind the class token.
+        branch: adds to the output of blocks.
 
     Raises:
-        ValueError: visual prompts for a ResNet tower.
+        ValueError: visual prompts for a ResNet tower, or :class:`BlockPrompts` of a block that it does not have.
     """
     if not _has_tokens(visual):
-        if prompts is not None:
+        if any(asked is not None for asked in (prompts, deep_prompts, branch)):
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
         return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
@@ -253,10 +263,12 @@ def encode_image_with(
     if prompts is not None:
         x = torch.cat([x, prompts.to(x.dtype).expand(len(x), -1, -1)], dim=1)
     x = visual.ln_pre(x)
-    x = _run_blocks(visual.transformer, x.transpose(0, 1), deep_prompts, first=None).transpose(0, 1)
-    cls, tokens = x[:, 0], x[:, 1 : 1 + num_patches]
+    by_block = _at_blocks(deep_prompts, visual.transformer)
+    x = _run_blocks(visual.transformer, x.transpose(0, 1), by_block, first=None, branch=branch).transpose(0, 1)
+    first_patch = 1 + by_block.num_inserted
+    cls, tokens = x[:, 0], x[:, first_patch : first_patch + num_patches]
     feature = visual.ln_post(cls) @ visual.proj.to(x.dtype)
-    return ImageFeatures(feature, cls, tokens)
+    return ImageFeatures(feature, cls, tokens, x[:, 1:first_patch] if by_block.inserted else None)
 
 
 class PromptedCLIP(nn.Module):
@@ -333,7 +345,13 @@ class PromptedCLIP(nn.Module):
         """Token embeddings ``(C, L, Dt)``."""
         return self.clip.token_embedding(ids).to(self.dtype)
 
-    def encode_text(self, embeddings: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
+    def encode_text(
+        self,
+        embeddings: Tensor,
+        eot: Tensor,
+        deep_prompts: Tensor | BlockPrompts | None = None,
+        branch: Branch | None = None,
+    ) -> Tensor:
         """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`."""
         model = self.clip
         return encode_text_with(
@@ -344,13 +362,18 @@ class PromptedCLIP(nn.Module):
             embeddings.to(self.dtype),
             eot,
             deep_prompts,
+            branch,
         )
 
     def encode_image(
-        self, images: Tensor, prompts: Tensor | None = None, deep_prompts: Tensor | None = None
+        self,
+        images: Tensor,
+        prompts: Tensor | None = None,
+        deep_prompts: Tensor | BlockPrompts | None = None,
+        branch: Branch | None = None,
     ) -> ImageFeatures:
         """Features of images ``(B, 3, H, W)``; see :func:`encode_image_with`."""
-        return encode_image_with(self.clip.visual, images, prompts, deep_prompts)
+        return encode_image_with(self.clip.visual, images, prompts, deep_prompts, branch)
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str], chunk: int = 256) -> Tensor:

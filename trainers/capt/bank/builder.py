@@ -214,13 +214,14 @@ def fit_fold(cfg: CfgNode, kept: Sequence[Any], directory: Path, prompted: Promp
     fold_cfg = cfg.clone()
     fold_cfg.defrost()
     merge_yaml(fold_cfg, cfg.TRAINER.CAPT.BANK.FOLD_CONFIG)
-    fold_cfg.TRAINER.NAME = spec.name
+    if fold_cfg.TRAINER.NAME == cfg.TRAINER.NAME:  # else the yaml names the host's trainer: MultiModalAdapter ...
+        fold_cfg.TRAINER.NAME = spec.name
     fold_cfg.OUTPUT_DIR = str(directory)
     fold_cfg.RESUME = ""
     fold_cfg.TEST.NO_TEST = True
     fold_cfg.TEST.FINAL_MODEL = "last_step"
     fold_cfg.freeze()
-    trainer: Any = TRAINER_REGISTRY.get(spec.name)(fold_cfg)
+    trainer: Any = TRAINER_REGISTRY.get(fold_cfg.TRAINER.NAME)(fold_cfg)
     loader_cfg = fold_cfg.DATALOADER.TRAIN_X
     trainer.train_loader_x = build_data_loader(
         fold_cfg,

@@ -7,8 +7,10 @@ base logits l0 = s z T^T. Nothing of it is trained.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from ..backbone.digest import Stamp, stamp_of
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from ..run.files import checkpoint_file, read_checkpoint
 
-__all__ = ["BaseModel", "BaseSpec", "check_width", "class_logits", "entry", "learner_state"]
+__all__ = ["BaseModel", "BaseSpec", "check_width", "class_logits", "entry", "learner_state", "options_of"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class BaseSpec:
         context_words: CTX_INIT of MaPLe, IVLP and PromptSRC; tokens of it beyond N_CTX stay in their prompts.
         teacher_directory: run folder, or checkpoint, of PromptKD's teacher.
         teacher_backbone: the teacher's CLIP.
+        options: what is in no checkpoint, ``TRAINER.CAPT.BASE.OPTIONS``; see :func:`options_of`.
+        dataset: ``DATASET.NAME`` of the run.
+        config: all of the run's configuration; None where there is no run.
     """
 
     name: str = "ZeroshotCLIP"
@@ -44,29 +49,48 @@ class BaseSpec:
     context_words: str = "a photo of a"
     teacher_directory: str = ""
     teacher_backbone: str = "ViT-L/14"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    dataset: str = ""
+    config: Mapping[str, Any] | None = field(default=None, hash=False, repr=False)
 
 
 class BaseModel(nn.Module):
     """Frozen CLIP with whatever prompts a base learner tuned.
 
     Subclasses override :meth:`_text_features` (text prompts) and may override :meth:`encode_image` (visual prompts),
-    :meth:`project` (a projection behind CLIP's own) and :meth:`text_features_for` (texts that depend on the image).
+    :meth:`project` (a projection behind CLIP's own), :meth:`text_features_for` (texts that depend on the image) and
+    :meth:`choose_half` (features that depend on whether the classes are those of the learner's training).
+
+    Attributes:
+        classnames: the C classes in use.
+        trained_on: the classes that the learner was trained on; None as long as these are the classes in use.
+        options: what :meth:`digest` counts besides the weights.
+        text_features: T ``(C, D)``, normalised.
     """
 
-    text_features: Tensor  # (C, D) normalised
+    text_features: Tensor
 
     def __init__(self, prompted: PromptedCLIP):
         super().__init__()
         self.prompted = prompted
         self.classnames: list[str] = []
         self._digest: tuple[tuple[Stamp, list[tuple[str, bytes]]], str] | None = None
+        self.trained_on: list[str] | None = None
+        self.options: dict[str, Any] = {}
         self.register_buffer("text_features", torch.zeros(0, prompted.embed_dim), persistent=False)
 
     @torch.no_grad()
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Compute T for these classes; every later call speaks of them."""
         self.classnames = list(classnames)
+        self.choose_half(self.classnames, self.classnames if self.trained_on is None else self.trained_on)
         self.text_features = self.encode_classes(classnames)
+
+    def choose_half(self, classnames: list[str], trained_on: list[str]) -> None:
+        """Hear which classes are to be served, and which the learner was trained on; most do the same for all.
+
+        Called before T is computed and before images of these classes are encoded.
+        """
 
     @torch.no_grad()
     def encode_classes(self, classnames: Sequence[str]) -> Tensor:
@@ -91,7 +115,11 @@ class BaseModel(nn.Module):
         return self.prompted if type(self).encode_image is BaseModel.encode_image else None
 
     def project(self, cls: Tensor) -> Tensor:
-        """Joint-space feature ``(..., D)`` fp32, not normalised, of class tokens ``(..., Dv)``; differentiable."""
+        """Joint-space feature ``(..., D)`` fp32, not normalised, of class tokens ``(..., Dv)``; differentiable.
+
+        It gets what :meth:`encode_image` gave as ``cls``, with the class token, the first Dv numbers, moved; a base of
+        several features puts what the others need behind it.
+        """
         visual = self.prompted.vit
         return visual.ln_post(cls.to(self.prompted.dtype)).float() @ visual.proj.float()
 
@@ -124,7 +152,7 @@ class BaseModel(nn.Module):
         count in half precision, so that a run in fp16 on a GPU is the same base model as in fp32 on a CPU. It is
         remembered until a weight changes.
         """
-        weights, others = dict(self.named_parameters()), self._fingerprinted()
+        weights, others = dict(self.named_parameters()), self._counted()
         stamp = stamp_of(weights.values()), [(name, _bytes(name, value)) for name, value in others.items()]
         if self._digest is None or self._digest[0] != stamp:
             digest = hashlib.sha256(type(self).__name__.encode())
@@ -137,6 +165,11 @@ class BaseModel(nn.Module):
     def _fingerprinted(self) -> dict[str, Tensor]:
         """Tensors besides the parameters that shape the features."""
         return {}
+
+    def _counted(self) -> dict[str, Tensor]:
+        """What :meth:`digest` counts besides the parameters."""
+        options = json.dumps(self.options, sort_keys=True).encode() if self.options else b""
+        return {**self._fingerprinted(), **({"options": torch.tensor(list(options))} if options else {})}
 
 
 def _bytes(name: str, value: Tensor) -> bytes:
@@ -152,10 +185,36 @@ def class_logits(z: Tensor, text_features: Tensor, logit_scale: Tensor) -> Tenso
 
 
 def learner_state(spec: BaseSpec, model_name: str) -> tuple[str, dict[str, Tensor]]:
-    """Path and weights of the checkpoint that ``spec`` names, of the registered model ``model_name``."""
+    """Path and weights of the checkpoint that ``spec`` names, of the registered model ``model_name``.
+
+    Raises:
+        ValueError: ``spec`` names no run folder, or the file is damaged.
+        FileNotFoundError: the folder holds no such checkpoint.
+    """
+    if not spec.directory:
+        raise ValueError(f"TRAINER.CAPT.BASE.DIR must name the run folder of the {spec.name} base, got nothing")
     path = checkpoint_file(spec.directory, model_name, spec.epoch)
     state = read_checkpoint(path)["state_dict"]
     return path, {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def options_of(spec: BaseSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of ``spec``, with ``defaults`` for those that it leaves out.
+
+    Raises:
+        ValueError: an option that the learner does not have, or of another type than its default.
+    """
+    unknown = sorted(set(spec.options) - set(defaults))
+    if unknown:
+        raise ValueError(f"TRAINER.CAPT.BASE.OPTIONS of {spec.name} has {unknown}, which is none of {sorted(defaults)}")
+    found = {**defaults, **spec.options}
+    for key, default in defaults.items():
+        value = list(found[key]) if isinstance(found[key], tuple) else found[key]
+        value = float(value) if isinstance(default, float) and type(value) is int else value
+        if type(value) is not type(default):
+            raise ValueError(f"TRAINER.CAPT.BASE.OPTIONS.{key} of {spec.name} must be like {default!r}, got {value!r}")
+        found[key] = value
+    return found
 
 
 def entry(state: dict[str, Tensor], key: str, path: str) -> Tensor:

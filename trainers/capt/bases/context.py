@@ -23,6 +23,7 @@ __all__ = [
     "name_order",
     "place_context",
     "plain_name",
+    "text_tokens",
 ]
 
 POSITIONS = ("end", "middle", "front")
@@ -73,13 +74,27 @@ def class_tokens(
     if num_context > most:
         raise ValueError(f"N_CTX must be at most {most}, CLIP reads {clip.context_length} tokens, got {num_context}")
     names = [plain_name(name) for name in class_names]
-    ids = clip.tokenize([f"{context} {name}." for name in names])
-    embedding = clip.embed(ids)  # (C, L, Dt)
     order = None
     if position != "end":
         lengths = [len(stock_clip.tokenizer.encode(name)) for name in names]
-        order = name_order(lengths, num_context, clip.context_length, position).to(ids.device)
+        order = name_order(lengths, num_context, clip.context_length, position)
+    return text_tokens(clip, [f"{context} {name}." for name in names], num_context, order)
+
+
+@torch.no_grad()
+def text_tokens(clip: PromptedCLIP, texts: Sequence[str], num_context: int, order: Tensor | None = None) -> ClassTokens:
+    """Embed one text for every class, and cut the ``num_context`` tokens out that are learned.
+
+    Args:
+        clip: the model that embeds.
+        texts: C texts that begin with words for the context.
+        num_context: n.
+        order: ``(C, L)``, see :func:`name_order`.
+    """
+    ids = clip.tokenize(texts)
+    embedding = clip.embed(ids)  # (C, L, Dt)
     eot = ids.argmax(dim=-1)
+    order = None if order is None else order.to(ids.device)
     return ClassTokens(embedding[:, :1], embedding[:, 1 + num_context :], eot, order, int(eot.max()) + 1)
 
 

@@ -1,11 +1,12 @@
 """Base learners: what another method's checkpoint makes of the frozen CLIP that CAPT stands on.
 
-A new base learner is one function that reads its checkpoint folder and one line in :data:`BASE_LEARNERS`.
+A new base learner is one function that reads its checkpoint folder and one line here; from outside of this package it
+is the same function and :func:`register_base_learner` (docs/BASES.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,10 +14,24 @@ from torch import Tensor
 from ..backbone.prompted_clip import PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, class_logits, entry, learner_state
 from .context import class_tokens, place_context, plain_name
+from .coop_form import load_atprompt, load_kgcoop, load_prograd
+from .coprompt import load_coprompt
 from .distilled import load_promptkd
+from .mma import load_mma
+from .mmrl import load_mmrl
 from .prompted import load_cocoop, load_independent, load_maple, load_vpt
+from .registry import BASE_LEARNERS, find_learner, learner_names, register_base_learner
+from .tcp import load_tcp
 
-__all__ = ["BASE_LEARNERS", "BaseModel", "BaseSpec", "build_base", "class_logits", "zero_shot"]
+__all__ = [
+    "BASE_LEARNERS",
+    "BaseModel",
+    "BaseSpec",
+    "build_base",
+    "class_logits",
+    "register_base_learner",
+    "zero_shot",
+]
 
 
 class ZeroshotCLIP(BaseModel):
@@ -69,7 +84,7 @@ def _load_coop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     return CoOp(prompted, context, spec.class_token_position)
 
 
-BASE_LEARNERS: dict[str, Callable[[PromptedCLIP, BaseSpec], BaseModel]] = {
+_SHIPPED = {
     "ZeroshotCLIP": _load_zeroshot,
     "CoOp": _load_coop,
     "CoCoOp": load_cocoop,
@@ -78,7 +93,16 @@ BASE_LEARNERS: dict[str, Callable[[PromptedCLIP, BaseSpec], BaseModel]] = {
     "PromptSRC": load_independent,
     "PromptKD": load_promptkd,
     "VPT": load_vpt,
+    "KgCoOp": load_kgcoop,
+    "ProGrad": load_prograd,
+    "TCP": load_tcp,
+    "MMA": load_mma,
+    "MMRL": load_mmrl,
+    "CoPrompt": load_coprompt,
+    "ATPrompt": load_atprompt,
 }
+for _name, _load in _SHIPPED.items():
+    register_base_learner(_name, _load)
 
 
 def zero_shot(prompted: PromptedCLIP, template: str, classnames: Sequence[str]) -> BaseModel:
@@ -95,8 +119,12 @@ def build_base(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
         ValueError: unknown learner, or a checkpoint that does not fit it or this CLIP.
         FileNotFoundError: the checkpoint is not there.
     """
-    if spec.name not in BASE_LEARNERS:
-        raise ValueError(f'TRAINER.CAPT.BASE.NAME must be one of {sorted(BASE_LEARNERS)}, got "{spec.name}"')
-    if spec.name != "ZeroshotCLIP" and not spec.directory:
-        raise ValueError(f"TRAINER.CAPT.BASE.DIR must name the run folder of the {spec.name} base, got nothing")
-    return BASE_LEARNERS[spec.name](prompted, spec).eval().requires_grad_(False)
+    load = find_learner(spec.name)
+    if load is None:
+        raise ValueError(
+            f'TRAINER.CAPT.BASE.NAME must be one of {sorted(learner_names())}, got "{spec.name}"; '
+            "a learner of your own comes with TRAINER.CAPT.BASE.MODULE"
+        )
+    base = load(prompted, spec)
+    base.options = {**spec.options, **base.options}
+    return base.eval().requires_grad_(False)

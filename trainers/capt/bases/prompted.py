@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, linear, normalize
 
+from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
 from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
 
 __all__ = [
+    "MAPLE",
+    "DeepPromptedCLIP",
     "LearnedPrompts",
     "check_backbone",
     "load_cocoop",
     "load_independent",
     "load_maple",
     "load_vpt",
+    "maple_prompts",
     "visual_prompts",
 ]
+
+
+# Names that maple_prompts reads.
+MAPLE = r"prompt_learner\.(ctx|compound_prompts_text\.\d+|(proj|compound_prompt_projections\.\d+)\.(weight|bias))"
 
 
 @dataclass(frozen=True)
@@ -38,12 +46,14 @@ class LearnedPrompts:
         text: ``(J, n, Dt)`` of the text tower's deeper blocks, or None.
         visual: ``(m, Dv)`` in front of the image tower's first block, or None.
         visual_deep: ``(J, m, Dv)`` of its deeper blocks, or None.
+        text_behind: tokens in front of those that ``text`` replaces, the start token included.
     """
 
     context: Tensor | None = None
     text: Tensor | None = None
     visual: Tensor | None = None
     visual_deep: Tensor | None = None
+    text_behind: int = 1
 
 
 class DeepPromptedCLIP(BaseModel):
@@ -56,9 +66,10 @@ class DeepPromptedCLIP(BaseModel):
 
     def __init__(self, prompted: PromptedCLIP, prompts: LearnedPrompts):
         super().__init__(prompted)
-        self.names = sorted(vars(prompts))
+        self.names = sorted(vars(prompts).keys() - {"text_behind"})
         for name in self.names:
             self.register_buffer(name, getattr(prompts, name), persistent=False)
+        self.text_behind = prompts.text_behind
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         if self.context is None:
@@ -66,7 +77,10 @@ class DeepPromptedCLIP(BaseModel):
         words = " ".join(["X"] * len(self.context))
         tokens = class_tokens(self.prompted, classnames, words, len(self.context))
         prompts = place_context(self.context, tokens.prefix, tokens.suffix, length=tokens.length)
-        return self.prompted.encode_text(prompts, tokens.eot, self.text)
+        deep: Tensor | BlockPrompts | None = self.text
+        if self.text_behind != 1:
+            deep = replace(BlockPrompts.of(self.text), behind=self.text_behind)
+        return self.prompted.encode_text(prompts, tokens.eot, deep)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:
@@ -132,9 +146,25 @@ def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """MaPLe's base model: visual prompts are projections of the textual ones."""
     path, state = learner_state(spec, "MultiModalPromptLearner")
+    return DeepPromptedCLIP(prompted, maple_prompts(prompted, spec, state, path))
+
+
+def maple_prompts(
+    prompted: PromptedCLIP, spec: BaseSpec, state: dict[str, Tensor], path: str, context: Tensor | None = None
+) -> LearnedPrompts:
+    """The prompts of MaPLe and of those that build on it.
+
+    Args:
+        prompted: the frozen CLIP.
+        spec: says the words behind the learned tokens.
+        state: the checkpoint's weights.
+        path: of the checkpoint.
+        context: ``(n, Dt)`` all that stands in front of the class name, where it is more than the learned tokens and
+            these words.
+    """
     check_backbone(prompted, state, path)
-    context = entry(state, "prompt_learner.ctx", path)
-    check_width(context, prompted.text_width, "prompt_learner.ctx", path)
+    learned = entry(state, "prompt_learner.ctx", path)
+    check_width(learned, prompted.text_width, "prompt_learner.ctx", path)
 
     def projected(prompt: Tensor, name: str) -> Tensor:
         weight, bias = (entry(state, f"prompt_learner.{name}.{part}", path) for part in ("weight", "bias"))
@@ -142,13 +172,9 @@ def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 
     text = _numbered(state, r"prompt_learner\.compound_prompts_text\.(\d+)")
     deep = [projected(prompt, f"compound_prompt_projections.{i}") for i, prompt in enumerate(text)]
-    prompts = LearnedPrompts(
-        context=_with_fixed_words(prompted, context, spec.context_words, state, path),
-        text=_stack(text),
-        visual=projected(context, "proj"),
-        visual_deep=_stack(deep),
-    )
-    return DeepPromptedCLIP(prompted, prompts)
+    if context is None:
+        context = _with_fixed_words(prompted, learned, spec.context_words, state, path)
+    return LearnedPrompts(context, text=_stack(text), visual=projected(learned, "proj"), visual_deep=_stack(deep))
 
 
 def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
@@ -157,12 +183,10 @@ def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     check_backbone(prompted, state, path)
     context = entry(state, "prompt_learner.ctx", path)
     check_width(context, prompted.text_width, "prompt_learner.ctx", path)
-    prompts = LearnedPrompts(
-        context=_with_fixed_words(prompted, context, spec.context_words, state, path),
-        text=_stack(_numbered(state, r"text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow")),
-        **visual_prompts(state),
-    )
-    return DeepPromptedCLIP(prompted, prompts)
+    text = _stack(_numbered(state, r"text_encoder\.transformer\.resblocks\.(\d+)\.VPT_shallow"))
+    context = _with_fixed_words(prompted, context, spec.context_words, state, path)
+    visual = visual_prompts(state)
+    return DeepPromptedCLIP(prompted, LearnedPrompts(context, text, visual["visual"], visual["visual_deep"]))
 
 
 def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
@@ -170,7 +194,8 @@ def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     path, state = learner_state(spec, "prompt_learner")
     check_backbone(prompted, state, path)
     entry(state, "image_encoder.VPT", path)
-    return DeepPromptedCLIP(prompted, LearnedPrompts(**visual_prompts(state)))
+    visual = visual_prompts(state)
+    return DeepPromptedCLIP(prompted, LearnedPrompts(None, None, visual["visual"], visual["visual_deep"]))
 
 
 def visual_prompts(state: dict[str, Tensor]) -> dict[str, Tensor | None]:

@@ -61,7 +61,7 @@ class DiffMannerAdapter(nn.Module):
         """The class token with the pooled change of the patch tokens added.
 
         Args:
-            cls: ``(B, Dv)`` class token x_cls.
+            cls: ``(B, Dv)`` class token x_cls; what a base of several features puts behind it stays as it is.
             tokens: ``(B, N, Dv)`` patch tokens X.
             intensity: ``(B,)`` confusion intensity c in [0, 1].
 
@@ -69,6 +69,9 @@ class DiffMannerAdapter(nn.Module):
             ``(B, Dv)`` fp32, x_cls + pool(X' - X).
         """
         cls, tokens = cls.float(), tokens.float()
+        width = tokens.shape[-1]
+        if cls.shape[-1] > width:
+            return torch.cat([self(cls[:, :width], tokens, intensity), cls[:, width:]], dim=-1)
         global_feature = attend_once(self.attention, self.ln_query(cls), self.ln_tokens(tokens))  # (B, Dv), Eq. 9
         change = pooled_convolution(self.convolution, tokens, global_feature, self.grid)  # pool(X' - X), Eq. 10
         return cls + self.scale(intensity).unsqueeze(1) * change

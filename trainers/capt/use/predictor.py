@@ -33,6 +33,7 @@ from ..bank.files import FILE as BANK_FILE
 from ..bank.pair_features import PairFeatures
 from ..bank.prompt_library import PairEncoder, PromptLibrary
 from ..bases.learners import BaseSpec, build_base
+from ..bases.registry import import_learners, learner_names
 from ..bases.spec import spec_from
 from ..bases.templates import template_of
 from ..config import settings_from
@@ -222,6 +223,7 @@ def load(
     epoch: int | None = None,
     backbone: str | None = None,
     base_dir: str | os.PathLike[str] | None = None,
+    base_module: str | os.PathLike[str] | None = None,
 ) -> Predictor:
     """Load what a CAPT run trained.
 
@@ -231,22 +233,28 @@ def load(
         epoch: epoch of the checkpoint; None for the one that the run deployed.
         backbone: CLIP's name or file, where the one in the run's configuration has moved.
         base_dir: run folder of the base learner, where it has moved.
+        base_module: module or ``.py`` file that registers the base learner, for learners of your own. It is never taken
+            from the run folder, since importing it runs its code; an import of yours does as well.
 
     Raises:
         FileNotFoundError: the run has not finished, or something that it stands on has gone; says which and where.
-        ValueError: the folder belongs to another trainer, or its parts do not fit together.
+        ValueError: the folder belongs to another trainer, its parts do not fit together, or nobody registered its base
+            learner.
     """
+    import_learners(base_module)
     run = Path(run).expanduser()
     record = _read_record(run)
     cfg = CfgNode(record["config"])
     node = cfg.TRAINER.CAPT
+    _check_learner(node.BASE, run)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     path = checkpoint_file(str(run), FOLDER, epoch)
     serving = _serving(run, record)
     precision = usable_precision(node.PREC, device)
     name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
     prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
-    base = build_base(prompted, _base_spec(node.BASE, cfg.DATASET.NAME, serving.template, run, base_dir)).to(device)
+    base = build_base(prompted, _base_spec(cfg, serving.template, run, base_dir)).to(device)
+    base.trained_on = list(record["classnames"])
     model = CAPTModel(base, _settings(node, run)).to(device)
     load_refiner(model, path, other_base=OTHER_BASE)
 
@@ -312,16 +320,28 @@ def _found(path: str, run: Path) -> str:
     return next((candidate for candidate in above if os.path.exists(candidate)), path)
 
 
-def _base_spec(
-    node: CfgNode, dataset: str, template: str, run: Path, base_dir: str | os.PathLike[str] | None
-) -> BaseSpec:
+def _check_learner(node: CfgNode, run: Path) -> None:
+    """Refuse a base learner that nobody registered; the module that the run names is only told, never imported."""
+    if node.NAME in learner_names():
+        return
+    module = node.get("MODULE", "")
+    named = f' of "{module}"' if module else ""
+    raise ValueError(
+        f'"{run}" stands on the base learner "{node.NAME}"{named}, which is not registered here, and a run folder does '
+        f'not choose what code runs; give base_module="{module or "the file that registers it"}" '
+        "(--base-module on the command line), or import it first"
+    )
+
+
+def _base_spec(cfg: CfgNode, template: str, run: Path, base_dir: str | os.PathLike[str] | None) -> BaseSpec:
+    node = cfg.TRAINER.CAPT.BASE
     directory = _found(node.DIR, run) if base_dir is None else os.fspath(base_dir)
-    if node.NAME != "ZeroshotCLIP" and not os.path.isdir(directory):
+    if node.NAME != "ZeroshotCLIP" and directory and not os.path.exists(directory):
         raise FileNotFoundError(
             f'The base model of "{run}", {node.NAME} in "{directory}", is not there; '
             "put the folder back, or say where it lies by base_dir"
         )
-    spec = spec_from(node, dataset)
+    spec = spec_from(node, cfg.DATASET.NAME, cfg)
     return replace(
         spec,
         directory=directory,
