@@ -25,7 +25,8 @@ NUM_IMAGES = 12
 
 @pytest.fixture
 def cfg():
-    cfg = CfgNode({"DATASET": {"NAME": "Drawn", "NUM_SHOTS": 4}, "SEED": 1, "OUTPUT_DIR": "", "TRAINER": {}})
+    top = {"DATASET": {"NAME": "Drawn", "NUM_SHOTS": 4}, "SEED": 1, "OUTPUT_DIR": ""}
+    cfg = CfgNode({**top, "INPUT": {}, "TRAIN": {}, "TRAINER": {}})
     extend_cfg(cfg)
     return cfg
 

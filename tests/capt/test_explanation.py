@@ -187,32 +187,3 @@ def test_is_changed_compares_with_the_base():
 
     assert not explained(("cup", "jug"), ("cup", "jug")).is_changed
     assert explained(("cup", "jug"), ("jug", "cup")).is_changed
-
-
-# What a run folder keeps of it
-
-
-def test_features_of_the_own_pairs_are_kept_for_the_next_load(base, bank, tmp_path, monkeypatch):
-    first = make_predictor(base, bank, tmp_path).logits(PIXELS)
-    kept = tmp_path / "capt" / "pair_features.safetensors"
-    assert kept.is_file()
-
-    def refuse(*_):
-        raise AssertionError("the pairs were encoded again")
-
-    predictor = make_predictor(base, bank, tmp_path)
-    monkeypatch.setattr(type(base), "encode_sentences", refuse)
-    again = make_predictor(base, bank, tmp_path)
-    assert torch.equal(again.logits(PIXELS), first)
-    assert torch.equal(predictor.logits(PIXELS), first)
-
-
-def test_a_run_that_cannot_be_written_to_is_served_all_the_same(base, bank, tmp_path, monkeypatch, caplog):
-    def refuse(*_):
-        raise PermissionError("read-only")
-
-    monkeypatch.setattr("trainers.capt.use.predictor.keep_pair_features", refuse)
-    with caplog.at_level("INFO"):
-        predictor = make_predictor(base, bank, tmp_path)
-    assert "cannot be written to" in caplog.text
-    assert predictor.logits(PIXELS).isfinite().all()

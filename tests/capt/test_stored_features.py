@@ -6,6 +6,7 @@ import os
 import random
 import stat
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from yacs.config import CfgNode
 from trainers.capt.backbone.digest import tower_digest
 from trainers.capt.bases.prompted import DeepPromptedCLIP, LearnedPrompts
 from trainers.capt.run import encoding as encoding_module
+from trainers.capt.run import pictures
 from trainers.capt.run.encoding import Encoding
 from trainers.capt.run.feature_cache import encode_views
 from trainers.capt.run.feature_files import FOLDER, OUTPUT_VARIABLE, FeatureFiles, feature_files
@@ -223,6 +225,18 @@ def test_other_threads_round_for_themselves(root, base, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     names.append(FeatureNames.of(base.tower, views(root), str(root), 4, CPU).name(range(4), 0))
     assert names[0] != names[1]
+
+
+def test_another_way_of_reading_makes_other_features(root, base):
+    """Runs read by one function, given how: as the file is stored, or as it is meant to be shown."""
+
+    def name(**given):
+        images = views(root)
+        images.read_image = partial(pictures.read_image, **given)
+        return FeatureNames.of(base.tower, images, str(root), 4, CPU).name(range(4), 0)
+
+    assert name(shown=True) == name(shown=True)
+    assert len({name(), name(shown=True), name(shown=False)}) == 3
 
 
 def test_a_digest_is_remembered_until_a_weight_changes(small_clip):
