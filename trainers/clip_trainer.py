@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .checkpoints import checkpoint_path, load_weights, need_directory
 from .prompted_classifier import PromptedClassifier
 
@@ -65,7 +65,7 @@ class ClipTrainer(TrainerX):
         """Build the model, freeze CLIP, and register what is trained."""
         cfg = self.cfg
         self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
-        clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision)
+        clip = load_backbone(cfg, self.precision)
 
         print("Building custom CLIP")
         self.model = self.build_custom_clip(clip, self.dm.dataset.classnames)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, usable_precision
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
@@ -151,7 +151,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
         cfg = self.cfg
         self.run_seed = cfg.SEED if cfg.SEED >= 0 else torch.initial_seed() % 2**31
         self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
-        self.clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
+        self.clip = load_backbone(cfg, self.precision).to(self.device)
         names = list(self.dm.dataset.classnames)
         texts = encode_prompts(self.clip, names, cfg.DATASET.NAME)
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from .backbone.precision import autocast_for, usable_precision
-from .backbone.prompted_clip import load_prompted_clip
+from .backbone.prompted_clip import load_backbone
 from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.prompt_library import PromptLibrary, announced_pairs
@@ -60,7 +60,7 @@ class CAPT(RunRecordMixin, TrainerX):
         cfg, node = self.cfg, self.cfg.TRAINER.CAPT
         self._check_selection()
         self.precision = usable_precision(node.PREC, torch.device(self.device))
-        prompted = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
+        prompted = load_backbone(cfg, self.precision).to(self.device)
 
         self.base_learner = node.BASE.NAME
         self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME)

@@ -116,7 +116,7 @@ class BaseModel(nn.Module):
         Hand-written words around the class names are left out, since another data set has others. CLIP's own weights
         count in half precision, so that a run in fp16 on a GPU is the same base model as in fp32 on a CPU.
         """
-        digest = hashlib.sha256(type(self).__name__.encode())
+        digest = hashlib.sha256(type(self).__name__.encode() + self.prompted.design.encode())
         for name, value in sorted({**dict(self.named_parameters()), **self._fingerprinted()}.items()):
             digest.update(name.encode())
             value = value.detach().half() if "prompted." in name else value.detach().float()

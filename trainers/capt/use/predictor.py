@@ -27,7 +27,7 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 from ..backbone.precision import autocast_for, usable_precision
-from ..backbone.prompted_clip import load_prompted_clip
+from ..backbone.prompted_clip import load_backbone
 from ..bank.confusion_bank import ConfusionBank
 from ..bank.files import FILE as BANK_FILE
 from ..bank.prompt_library import PromptLibrary, encode_pairs
@@ -243,7 +243,7 @@ def load(
     serving = _serving(run, record)
     precision = usable_precision(node.PREC, device)
     name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
-    prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
+    prompted = load_backbone(cfg, precision, name).to(device)
     base = build_base(prompted, _base_spec(node.BASE, cfg.DATASET.NAME, serving.template, run, base_dir)).to(device)
     model = CAPTModel(base, _settings(node, run)).to(device)
     load_refiner(model, path, other_base=OTHER_BASE)
