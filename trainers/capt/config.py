@@ -84,6 +84,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Sample Confusion Miner (P 3.2, Eq. 8-10, 13).
     node.SAM = CfgNode()
     node.SAM.ON = True  # False: no representatives, no adapter
+    node.SAM.ADAPTER = True  # False, and on any ResNet: confusion features are the image features, not adapted (D)
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
     node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
     node.SAM.SHRINKAGE = 0.3  # of the scatter within classes by which images are compared, (0, 1]; 1: plain cosine (D)
@@ -134,6 +135,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         gate_by_evidence=node.MGDE.EVIDENCE_GATE and node.SAM.ON,  # all evidence comes from the samples
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
+        use_adapter=node.SAM.get("ADAPTER", True),  # runs from before the key all had it
         use_mgde=node.MGDE.ON,
         use_corrections=node.MGDE.CORRECTIONS,
         weight_confuse=node.LOSS.CONFUSE,
@@ -181,6 +183,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
         ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
+        ("SAM.ADAPTER", sam.ADAPTER, sam.ADAPTER or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
         ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.ALPHA", sam.ALPHA),

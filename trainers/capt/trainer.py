@@ -70,6 +70,8 @@ class CAPT(RunRecordMixin, TrainerX):
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
+        if self.model.sample_miner is not None and self.model.refiner.adapter is None:
+            print("No Diff-Manner Adapter: the bank's images are compared and read by their features as they are")
         self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
         self._pair_features = announced_pairs(self.prompt_library, self.tested_classnames(), base.encode_sentences)
         self._serve_classes(bank=None)
@@ -264,7 +266,7 @@ class CAPT(RunRecordMixin, TrainerX):
             finally:
                 self._serve_classes(bank)
         miner = self.model.sample_miner
-        if miner is None or not bank.has_tokens:
+        if miner is None or miner.adapter is None or not bank.has_tokens:
             return super().test(split)
         with miner.settled(bank, self.model.base.project):
             return super().test(split)
@@ -280,7 +282,7 @@ class CAPT(RunRecordMixin, TrainerX):
         """Dassl's checkpoint, and beside it the confusion features that its adapter gives the bank's entries."""
         super().save_model(epoch, directory, is_best, val_result, model_name)
         bank, miner = self.model.bank, self.model.sample_miner
-        if bank is None or miner is None or not bank.has_tokens:
+        if bank is None or miner is None or miner.adapter is None or not bank.has_tokens:
             return
         with miner.settled(bank, self.model.base.project):
             bank.save_confusion_features(Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}"))
@@ -299,7 +301,7 @@ class CAPT(RunRecordMixin, TrainerX):
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
         print(f'Loading weights to {MODEL_NAME} from "{path}" (epoch = {self.loaded_epoch})')
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
-            features_of = None if self.model.sample_miner is None else path
+            features_of = None if self.model.refiner.adapter is None else path
             bank = ConfusionBank.of_run(directory, self.model.base.digest(), features_of, self.device)
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")

@@ -46,9 +46,9 @@ class ImageFeatures:
     """What CLIP's image tower gives for a batch; nothing is normalised.
 
     Attributes:
-        feature: ``(B, D)`` joint-space feature, ``proj(ln_post(cls))`` but for a ResNet.
-        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``, or SigLIP's pooled token, which stands
-            in for it; None for a ResNet.
+        feature: ``(B, D)`` joint-space feature, ``proj(ln_post(cls))`` of a transformer.
+        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``. What stands in for it is SigLIP's pooled
+            token, and for a ResNet the mean of what its attention pool reads.
         tokens: ``(B, N, Dv)`` patch tokens behind the last block, prompt tokens left out; None for a ResNet.
     """
 
@@ -150,7 +150,7 @@ def encode_image_with(
     if not _has_tokens(visual):
         if prompts is not None:
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
-        return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
+        return _encode_image_by_resnet(visual, images)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
     num_patches = x.shape[1]
     if visual.class_embedding is not None:
@@ -166,6 +166,17 @@ def encode_image_with(
     )
     feature = visual.ln_post(cls) @ visual.proj.to(x.dtype)
     return ImageFeatures(feature, cls, tokens)
+
+
+def _encode_image_by_resnet(visual: ModifiedResNet, images: Tensor) -> ImageFeatures:
+    """Features of a ResNet, and the mean of what its attention pool reads, seen from outside on its way there."""
+    means: list[Tensor] = []
+    hook = visual.attnpool.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean(dim=(2, 3))))
+    try:
+        feature = visual(images.to(visual.conv1.weight.dtype))
+    finally:
+        hook.remove()
+    return ImageFeatures(feature, means[0], None)
 
 
 class PromptedCLIP(nn.Module):

@@ -250,7 +250,7 @@ def load(
 
     bank = None
     if (run / BANK_FILE).is_file() or node.BANK.AT_TEST:
-        has_features = model.sample_miner is not None and node.BANK.AT_TEST
+        has_features = model.refiner.adapter is not None and node.BANK.AT_TEST
         bank = ConfusionBank.of_run(run, base.digest(), path if has_features else None, device)
     library = PromptLibrary(_prompts(run, node.SEM.PROMPTS), cfg.DATASET.NAME, serving.all_classnames)
     return Predictor(run, record, model, bank, library, precision)
