@@ -4,12 +4,14 @@ Their heads are not 64 channels wide, their widths differ from tower to tower, a
 so that nothing can be right by accident.
 """
 
+import io
 import json
 from pathlib import Path
 
 import torch
 
 from trainers.capt.backbone import stock_clip
+from trainers.imagenet_templates import IMAGENET_TEMPLATES
 
 SIDE, PATCH = 32, 8
 CLIP_VISION = {"hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -20,6 +22,12 @@ SENTENCES = [
     "sea view " * 60,
     "naïve café — été",
     "x",
+]
+
+
+SIGLIP_CONTEXT = 16
+TEXTS = [
+    template.format(word).lower() for template in IMAGENET_TEMPLATES for word in ("cup", "otter", "sea view", "wrench")
 ]
 
 
@@ -97,3 +105,82 @@ def save_open_clip(model, config, folder, safe=True, tokenizer=None):
         setattr(model.visual, name, getattr(model.visual, name, None) or value)
     save_for_hf(model, tokenizer or Nothing(), config, folder, safe_serialization=safe)
     return Path(folder)
+
+
+# SigLIP
+
+
+def siglip_tokenizer(folder):
+    """SigLIP's kind: sentencepiece without a start token, padded by the end token, punctuation left out."""
+    import sentencepiece
+    from transformers import SiglipTokenizer
+
+    model = io.BytesIO()
+    options = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=300, hard_vocab_limit=False, **options
+    )
+    path = Path(folder) / "spiece.model"
+    path.write_bytes(model.getvalue())
+    return SiglipTokenizer(str(path))
+
+
+def siglip2_tokenizer(keep_words=True):
+    """SigLIP 2's kind: Gemma's byte pairs, an end token behind and another one for padding."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import Siglip2Tokenizer
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    small = Tokenizer(models.BPE(unk_token="<unk>"))
+    small.normalizer = normalizers.Replace(" ", "\u2581")
+    if keep_words:  # as Gemma's pieces do
+        small.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    small.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False))
+    pairs = json.loads(small.to_str())["model"]
+    merges = [tuple(pair) for pair in pairs["merges"]]
+    tokenizer = Siglip2Tokenizer(vocab=pairs["vocab"], merges=merges, padding_side="right")
+    end = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer.backend_tokenizer.post_processor = end
+    return tokenizer
+
+
+def siglip(vocab_size):
+    """A SiglipModel, as those of SigLIP and of SigLIP 2 with a fixed resolution are."""
+    from transformers import SiglipConfig, SiglipModel
+
+    vision = {**CLIP_VISION, "image_size": SIDE + 3, "patch_size": PATCH}  # the last pixels fill no patch
+    text = {**CLIP_TEXT, "max_position_embeddings": SIGLIP_CONTEXT, "vocab_size": vocab_size, "projection_size": 96}
+    special = {"bos_token_id": None, "eos_token_id": 1}
+    return stir(SiglipModel(SiglipConfig(text_config=text | special, vision_config=vision)))
+
+
+def timm_siglip():
+    """Name of a small tower of SigLIP's kind, which timm then knows."""
+    from timm.models import is_model, register_model
+    from timm.models.vision_transformer import VisionTransformer
+
+    def vit_tiny_siglip_test(pretrained=False, img_size=SIDE, num_classes=0, **_):
+        sizes = {
+            "embed_dim": 96,
+            "depth": 2,
+            "num_heads": 4,
+            "mlp_ratio": 1.5,
+            "patch_size": PATCH,
+            "img_size": img_size,
+        }
+        return VisionTransformer(class_token=False, global_pool="map", num_classes=num_classes, **sizes)
+
+    if not is_model("vit_tiny_siglip_test"):
+        vit_tiny_siglip_test.__module__ = VisionTransformer.__module__  # register_model looks up the module
+        register_model(vit_tiny_siglip_test)
+    return "vit_tiny_siglip_test"
+
+
+def open_clip_siglip_config(vocab_size):
+    """The configuration of a small SigLIP, as open_clip has it."""
+    vision = {"image_size": SIDE, "timm_model_name": timm_siglip(), "timm_pool": "map", "timm_proj": "none"}
+    text = {"context_length": SIGLIP_CONTEXT, "vocab_size": vocab_size, "width": 64, "heads": 8, "layers": 2}
+    text |= {"hf_tokenizer_name": "nobody/has-it", "tokenizer_kwargs": {"clean": "canonicalize"}, "mlp_ratio": 2.25}
+    text |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+    text |= {"act_kwargs": {"approximate": "tanh"}}
+    return {"embed_dim": 96, "init_logit_bias": -10, "custom_text": True, "vision_cfg": vision, "text_cfg": text}

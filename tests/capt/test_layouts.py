@@ -9,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import interpolate
 from torchvision.transforms.functional import normalize, to_tensor
 
 from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip, load_prompted_clip
-from trainers.capt.backbone.tokenizers import OpenAITokenizer
+from trainers.capt.backbone.tokenizers import OpenAITokenizer, TransformersTokenizer
+from trainers.capt.bases.context import class_tokens, place_context
+from trainers.capt.bases.learners import BaseSpec, build_base
 
 transformers = pytest.importorskip("transformers", reason="the extra `test` brings transformers")
 open_clip = pytest.importorskip("open_clip", reason="the extra `test` brings open_clip")
@@ -66,6 +69,23 @@ def by_transformers(folder, tokenizer, **options):
     return Theirs(folder, model, tokenize)
 
 
+def by_siglip(folder, make_tokenizer):
+    tokenizer = make_tokenizer(folder)
+    model = foreign.siglip(len(tokenizer))
+    foreign.save_transformers(model, folder, tokenizer)
+    options = {"padding": "max_length", "truncation": True, "max_length": foreign.SIGLIP_CONTEXT}
+    return Theirs(folder, model, lambda texts: tokenizer(texts, **options, return_tensors="pt").input_ids)
+
+
+def by_open_clip_siglip(folder):
+    tokenizer = foreign.siglip_tokenizer(folder)
+    config = foreign.open_clip_siglip_config(len(tokenizer))
+    model = foreign.open_clip_model(config)
+    foreign.save_open_clip(model, config, folder, tokenizer=tokenizer)
+    theirs = open_clip.tokenizer.HFTokenizer(str(folder), foreign.SIGLIP_CONTEXT, clean="canonicalize")
+    return Theirs(folder, model, theirs)
+
+
 def by_open_clip(folder, config, safe=True):
     model = foreign.open_clip_model(config)
     foreign.save_open_clip(model, config, folder, safe)
@@ -86,7 +106,11 @@ MAKERS = {
     "open_clip, as ViT-H": lambda folder: by_open_clip(folder, foreign.open_clip_config(**WIDE)),
     "open_clip, text apart": lambda folder: by_open_clip(folder, {**foreign.open_clip_config(), "custom_text": True}),
     "open_clip, ResNet": lambda folder: by_open_clip(folder, foreign.open_clip_config(**RESNET)),
+    "SigLIP": lambda folder: by_siglip(folder, foreign.siglip_tokenizer),
+    "SigLIP 2": lambda folder: by_siglip(folder, lambda _: foreign.siglip2_tokenizer()),
+    "open_clip, SigLIP": by_open_clip_siglip,
 }
+SIGLIPS = [layout for layout in MAKERS if "SigLIP" in layout]
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +128,7 @@ def made(tmp_path_factory):
 
 def check_images(theirs, pixels):
     clip = PromptedCLIP(load_clip(str(theirs.path)))
+    pixels = interpolate(pixels, clip.input_size, mode="bilinear")
     expected = theirs.images(pixels)
     torch.testing.assert_close(clip.encode_image(pixels).feature, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(clip.clip.encode_image(pixels), expected, rtol=0, atol=1e-5)
@@ -132,7 +157,7 @@ def test_texts_as_their_owner(made, layout):
         assert own[: end + 1].tolist() == other[: end + 1].tolist()  # what stands behind the end is padding
     expected = theirs.texts(foreign.SENTENCES)
     short, end = clip.tokenize_short(foreign.SENTENCES[:2])
-    assert short.shape[1] < ids.shape[1]
+    assert (short.shape[1] < ids.shape[1]) == (layout not in SIGLIPS)  # SigLIP reads the padding, too
     features = clip.encode_text(clip.embed(short), end)
     torch.testing.assert_close(features, expected[:2], rtol=0, atol=1e-5)
     torch.testing.assert_close(clip.clip.encode_text(ids), expected, rtol=0, atol=1e-5)
@@ -197,6 +222,99 @@ def test_openai_s_vocabulary_is_known_in_all_its_files(made, tmp_path):
     shutil.copytree(made("transformers, QuickGELU").path, tmp_path, dirs_exist_ok=True)
     (tmp_path / "vocab.json").write_text(json.dumps(foreign.stock_clip.tokenizer.encoder))
     assert isinstance(load_clip(str(tmp_path)).tokenizer, OpenAITokenizer)
+
+
+# SigLIP
+
+
+@pytest.mark.parametrize("layout", SIGLIPS)
+def test_the_pooled_token_stands_for_the_class_token(made, layout):
+    """It is pooled from the patch tokens, and what the head makes of it is the feature."""
+    theirs = made(layout)
+    clip = PromptedCLIP(load_clip(str(theirs.path)))
+    features = clip.encode_image(torch.randn(2, 3, clip.input_size, clip.input_size))
+    assert features.tokens.shape == (2, clip.grid**2, 96)
+    visual = clip.clip.visual
+    torch.testing.assert_close(visual.attn_pool(features.tokens), features.cls)
+    torch.testing.assert_close(visual.ln_post(features.cls) @ visual.proj, features.feature)
+    base = build_base(clip, BaseSpec())
+    torch.testing.assert_close(base.project(features.cls), features.feature)
+    prompts = torch.randn(2, 96, generator=torch.Generator().manual_seed(0))
+    prompted = clip.encode_image(torch.zeros(1, 3, clip.input_size, clip.input_size), prompts, prompts.unsqueeze(0))
+    assert prompted.tokens.shape == (1, clip.grid**2, 96)
+
+
+def test_answers_as_siglip_itself(made):
+    """Its probability of a pair, a sigmoid with a bias, from our features, scale and bias."""
+    theirs = made("SigLIP")
+    clip = PromptedCLIP(load_clip(str(theirs.path)))
+    pixels = torch.randn(2, 3, clip.input_size, clip.input_size)
+    with torch.no_grad():
+        expected = theirs.model(input_ids=theirs.tokenize(foreign.SENTENCES), pixel_values=pixels).logits_per_image
+    z = torch.nn.functional.normalize(clip.encode_image(pixels).feature, dim=-1)
+    logits = clip.logit_scale * z @ clip.text_features(foreign.SENTENCES).t() + clip.clip.logit_bias
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", SIGLIPS)
+def test_a_context_stands_in_front_of_the_name(made, layout):
+    """There is no start token: the learned tokens are the first, and words in their place give the words' features."""
+    clip = PromptedCLIP(load_clip(str(made(layout).path)))
+    assert (clip.tokenizer.start, len(clip.tokenizer.encode(clip.tokenizer.placeholder(5)))) == ([], 5)
+    context = clip.embed(torch.tensor([clip.tokenizer.encode("a photo of a")]))[0]
+    names = ["cup", "sea_view"]
+    tokens = class_tokens(clip, names, clip.tokenizer.placeholder(len(context)), len(context))
+    assert tokens.prefix.shape[1] == 0
+    features = clip.encode_text(place_context(context, tokens.prefix, tokens.suffix, length=tokens.length), tokens.eot)
+    expected = clip.text_features(["a photo of a cup.", "a photo of a sea view."])
+    torch.testing.assert_close(torch.nn.functional.normalize(features, dim=-1), expected, rtol=0, atol=1e-5)
+    front = class_tokens(clip, names, clip.tokenizer.placeholder(len(context)), len(context), "front")
+    moved = place_context(context, front.prefix, front.suffix, front.order, front.length)
+    num_name = len(clip.tokenizer.encode("a photo of a cup")) - len(context)
+    end = len(context) + num_name
+    name = clip.embed(torch.tensor([clip.tokenizer.encode("a photo of a cup.")[len(context) : end]]))[0]
+    torch.testing.assert_close(moved[0, :num_name], name)
+    torch.testing.assert_close(moved[0, num_name : num_name + len(context)], context)
+
+
+def test_a_siglip_needs_its_tokenizer(made, tmp_path, monkeypatch):
+    shutil.copytree(made("SigLIP").path, tmp_path / "whole")
+    for name in ("spiece.model", "tokenizer_config.json"):
+        shutil.move(tmp_path / "whole" / name, tmp_path / name)
+    for path in (tmp_path / "whole").glob("*token*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="holds no tokenizer for its .* tokens; copy its files there"):
+        load_clip(str(tmp_path / "whole"))
+    (tmp_path / "whole" / "spiece.model").write_bytes(b"cut")
+    shutil.copy(tmp_path / "tokenizer_config.json", tmp_path / "whole")
+    with pytest.raises(ValueError, match="cannot be read .*; are its files whole") as caught:
+        load_clip(str(tmp_path / "whole"))
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(ValueError, match="needs the package transformers .*pip install"):
+        load_clip(str(made("SigLIP").path))
+
+
+def test_a_tokenizer_that_joins_words_gets_no_prompts(made):
+    """Where context and name share a token, no learned token could stand for the context alone."""
+    clip = PromptedCLIP(load_clip(str(made("SigLIP 2").path)))
+    clip.clip.tokenizer = TransformersTokenizer(foreign.siglip2_tokenizer(keep_words=False), reads_last=True)
+    with pytest.raises(ValueError, match='the tokens of "a photo of a" run into those of the class names'):
+        class_tokens(clip, ["cup", "otter"], "a photo of a", len(clip.tokenizer.encode("a photo of a")))
+
+
+def test_tokenizers_that_cannot_be_used():
+    tokenizer = foreign.siglip2_tokenizer()
+    wordy = TransformersTokenizer(tokenizer, reads_last=True, clean=lambda text: text + " qqq")
+    with pytest.raises(ValueError, match="no token for any of X"):
+        wordy.placeholder(2)
+    tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match='pads in front of a text.*set its padding_side to "right"'):
+        TransformersTokenizer(tokenizer, reads_last=True)
+    tokenizer.padding_side = "right"
+    tokenizer.backend_tokenizer.post_processor = None
+    with pytest.raises(ValueError, match="puts 0 tokens behind a text"):
+        TransformersTokenizer(tokenizer)
 
 
 # open_clip by names
@@ -340,6 +458,18 @@ BROKEN = [
         "transformers",
         configured("config.json", "vision_config", patch_size=16),
         "is not a complete CLIP: size mismatch",
+    ),
+    ("SigLIP", cut("model.safetensors"), "cannot be read as CLIP weights"),
+    ("SigLIP", without("head.probe"), "is not a complete CLIP: Missing key.*attn_pool.query"),
+    ("SigLIP", without("text_model.head.bias"), "is not a complete CLIP: Missing key.*ln_final.projection.bias"),
+    ("SigLIP", configured("config.json", "vision_config", vision_use_head=False), "without the pooling head"),
+    ("SigLIP", configured("config.json", "", model_type="siglip2"), "describes a model of type 'siglip2'"),
+    ("open_clip, SigLIP", without("attn_pool.kv"), "is not a complete CLIP"),
+    ("open_clip, SigLIP", configured("open_clip_config.json", "vision_cfg", timm_pool="avg"), "neither a CLIP nor"),
+    (
+        "open_clip, SigLIP",
+        configured("open_clip_config.json", "text_cfg", pool_type="argmax"),
+        "text_cfg.pool_type arg",
     ),
     ("open_clip", cut("open_clip_model.safetensors"), "cannot be read as CLIP weights"),
     ("open_clip", cut("open_clip_config.json"), "cannot be read as JSON"),

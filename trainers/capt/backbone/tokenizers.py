@@ -91,6 +91,9 @@ class TransformersTokenizer(Tokenizer):
         tokenizer: what ``AutoTokenizer.from_pretrained`` gives.
         reads_last: see :class:`Tokenizer`.
         clean: what is done to a text before.
+
+    Raises:
+        ValueError: it pads in front, or has no end token where one is needed.
     """
 
     def __init__(self, tokenizer: Any, reads_last: bool = False, clean: Callable[[str], str] | None = None):
@@ -99,10 +102,12 @@ class TransformersTokenizer(Tokenizer):
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         self.start, self.end = whole[:at], whole[at + len(bare) :]
         self.pad = tokenizer.pad_token_id or 0
+        if getattr(tokenizer, "padding_side", "right") != "right":
+            raise ValueError('it pads in front of a text, where prompts would stand; set its padding_side to "right"')
         if not reads_last and len(self.end) != 1:
-            raise ValueError(f"its tokenizer puts {len(self.end)} tokens behind a text, CLIP is read at the one")
+            raise ValueError(f"it puts {len(self.end)} tokens behind a text, and CLIP's text tower is read at the one")
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone."""
         text = text if self.clean is None else self.clean(text)
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)

@@ -66,7 +66,8 @@ def class_tokens(
         position: where the class name stands: behind the context, in its middle or in front of it.
 
     Raises:
-        ValueError: ``position`` is none of end, middle, front, or the context leaves no room for a name.
+        ValueError: ``position`` is none of end, middle, front, the context leaves no room for a name, or it shares
+            tokens with the names.
     """
     tokenizer = clip.tokenizer
     num_start = len(tokenizer.start)
@@ -75,10 +76,16 @@ def class_tokens(
         raise ValueError(f"N_CTX must be at most {most}, CLIP reads {clip.context_length} tokens, got {num_context}")
     names = [plain_name(name) for name in class_names]
     ids = clip.tokenize([f"{context} {name}." for name in names])
+    learned = torch.tensor(tokenizer.encode(context)[:num_context], device=ids.device)
+    if num_context and not torch.equal(ids[:, num_start : num_start + num_context], learned.expand(len(ids), -1)):
+        raise ValueError(
+            f'the tokens of "{context}" run into those of the class names; choose other words of N_CTX tokens'
+        )
     embedding = clip.embed(ids)  # (C, L, Dt)
     order = None
     if position != "end":
-        lengths = [len(tokenizer.encode(name)) for name in names]
+        before = len(tokenizer.encode(context))  # a name has other tokens where no word stands before it
+        lengths = [len(tokenizer.encode(f"{context} {name}")) - before for name in names]
         order = name_order(lengths, num_context, clip.context_length, position, num_start).to(ids.device)
     eot = tokenizer.end_of(ids)
     prefix, suffix = embedding[:, :num_start], embedding[:, num_start + num_context :]
