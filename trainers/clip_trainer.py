@@ -31,12 +31,14 @@ class ClipTrainer(TrainerX):
         node: name of the method's configuration node, TRAINER.<node>.
         model_class: made of configuration, class names and CLIP unless :meth:`build_custom_clip` says otherwise.
         checkpoint_name: folder of the checkpoints in OUTPUT_DIR, fixed by the family.
+        backbones: which backbones it serves, and why not others; docs/BACKBONES.md has the table.
         saved_module: the part of the model that is optimised and saved, as a path of attributes; "" for all of it.
     """
 
     node: str
     model_class: type[nn.Module]
     checkpoint_name: str
+    backbones = "any CLIP or SigLIP: its prompts stand in the text tower, which all of them have"
     saved_module = ""
 
     optim: torch.optim.Optimizer

@@ -123,6 +123,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
     Attributes:
         node: name of the method's configuration node, TRAINER.<node>.
         checkpoint_name: folder of the checkpoints in OUTPUT_DIR.
+        backbones: which backbones it serves, and why not others; docs/BACKBONES.md has the table.
         new_classes: what becomes of classes it was not trained on, for the log.
     """
 
@@ -130,6 +131,7 @@ class FeatureAdapterTrainer(RunRecordMixin, TrainerX):
     adapter: FeatureAdapter
     train_loader_x: CachedLoader  # from before_train on
     checkpoint_name = "feature_adapter"
+    backbones = "any CLIP or SigLIP: it reads the joint features alone"
     new_classes = "keep the text features, as in zero-shot CLIP"
 
     def check_cfg(self, cfg: CfgNode) -> None:

@@ -21,7 +21,7 @@ from .capt.bases.distilled import Projection
 from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
+from .deep_prompts import TRANSFORMERS_ONLY, BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -84,6 +84,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTKD"
     checkpoint_name = "VLPromptLearner"
+    backbones = TRANSFORMERS_ONLY
     model: Student
     transductive = True  # unlabelled training images of the new classes are trained on
 

@@ -19,7 +19,7 @@ from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_b
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import need_vit
+from .deep_prompts import TRANSFORMERS_ONLY, need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
 from .independentVL import prompts_node
@@ -68,6 +68,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     node = "PROMPTSRC"
     model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
+    backbones = TRANSFORMERS_ONLY
     model: CustomCLIP
 
     def build_model(self) -> None:

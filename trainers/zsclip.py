@@ -20,6 +20,8 @@ __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 class ZeroshotCLIP(RunRecordMixin, TrainerX):
     """One prompt a class, written for the data set."""
 
+    backbones = "any CLIP or SigLIP: it reads the joint features alone"
+
     def templates(self) -> list[str]:
         """The prompts, each with ``{}`` for the class name."""
         return [CUSTOM_TEMPLATES.get(self.cfg.DATASET.NAME, "a photo of a {}.")]

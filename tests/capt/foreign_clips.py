@@ -144,11 +144,11 @@ def siglip2_tokenizer(keep_words=True):
     return tokenizer
 
 
-def siglip(vocab_size):
+def siglip(vocab_size, side=SIDE):
     """A SiglipModel, as those of SigLIP and of SigLIP 2 with a fixed resolution are."""
     from transformers import SiglipConfig, SiglipModel
 
-    vision = {**CLIP_VISION, "image_size": SIDE + 3, "patch_size": PATCH}  # the last pixels fill no patch
+    vision = {**CLIP_VISION, "image_size": side, "patch_size": PATCH}
     text = {**CLIP_TEXT, "max_position_embeddings": SIGLIP_CONTEXT, "vocab_size": vocab_size, "projection_size": 96}
     special = {"bos_token_id": None, "eos_token_id": 1}
     return stir(SiglipModel(SiglipConfig(text_config=text | special, vision_config=vision)))

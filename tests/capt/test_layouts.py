@@ -71,7 +71,7 @@ def by_transformers(folder, tokenizer, **options):
 
 def by_siglip(folder, make_tokenizer):
     tokenizer = make_tokenizer(folder)
-    model = foreign.siglip(len(tokenizer))
+    model = foreign.siglip(len(tokenizer), foreign.SIDE + 3)  # the last pixels fill no patch
     foreign.save_transformers(model, folder, tokenizer)
     options = {"padding": "max_length", "truncation": True, "max_length": foreign.SIGLIP_CONTEXT}
     return Theirs(folder, model, lambda texts: tokenizer(texts, **options, return_tensors="pt").input_ids)

@@ -48,6 +48,7 @@ class CAPT(RunRecordMixin, TrainerX):
     model: CAPTModel
     optim: torch.optim.Optimizer
     choices: dict[str, Any]
+    backbones = "any CLIP or SigLIP; on a ResNet without the Diff-Manner Adapter, which adapts patch tokens"
 
     # ------------------------------------------------------------------------------------------------------- building
 

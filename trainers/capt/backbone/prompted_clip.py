@@ -150,7 +150,7 @@ def encode_image_with(
     if not _has_tokens(visual):
         if prompts is not None:
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
-        return _encode_image_by_resnet(visual, images)
+        return _encode_image_by_resnet(cast("ModifiedResNet", visual), images)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
     num_patches = x.shape[1]
     if visual.class_embedding is not None:

@@ -96,6 +96,11 @@ def _adapter_for(clip: PromptedCLIP, settings: CAPTSettings) -> DiffMannerAdapte
     return adapter
 
 
+def _num_heads(dim: int) -> int:
+    """Heads of about 64 channels that share ``dim`` evenly."""
+    return next(heads for heads in range(max(1, dim // 64), 0, -1) if dim % heads == 0)
+
+
 class Refiner(nn.Module):
     """All that is trained and saved, with a note of the base model it was trained on."""
 
@@ -147,7 +152,7 @@ class CAPTModel(nn.Module):
             self.sample_miner = SampleConfusionMiner(adapter, settings.num_representatives, settings.by_label)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
-            max(1, base.embed_dim // 64),
+            _num_heads(base.embed_dim),
             settings.hidden_ratio,
             settings.top_k,
             settings.dropout,
