@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import foreign_clips as foreign
@@ -290,7 +291,7 @@ def test_a_siglip_needs_its_tokenizer(made, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="cannot be read .*; are its files whole") as caught:
         load_clip(str(tmp_path / "whole"))
     assert "\n" not in str(caught.value)
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match="needs the package transformers .*pip install"):
         load_clip(str(made("SigLIP").path))
 
@@ -366,7 +367,7 @@ def _config_file(path, config):
 def test_unknown_open_clip_names(monkeypatch):
     with pytest.raises(FileNotFoundError, match=r'"ViT-B-61" is not a model of open_clip.*do you mean "ViT-B-16'):
         load_clip("open_clip:ViT-B-61/laion2b_s34b_b88k")
-    monkeypatch.setitem(__import__("sys").modules, "open_clip", None)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(ValueError, match="needs the package open_clip .*pip install"):
         load_clip("open_clip:ViT-B-16/laion2b_s34b_b88k")
 
@@ -387,6 +388,71 @@ def test_published_models_of_open_clip_are_understood():
     for name, figures in expected.items():
         sizes = _sizes(open_clip.get_model_config(name), name)
         assert (sizes.vision.heads, sizes.vision.activation, sizes.image_size, sizes.embed_dim) == figures, name
+
+
+@pytest.mark.slow
+def test_every_model_of_open_clip_is_understood_or_refused_in_one_line():
+    from trainers.capt.backbone.open_clip_layout import _sizes
+
+    understood, refused = [], []
+    for name in set(open_clip.list_models()) - {"Small-B-8", "Small-B-8-quickgelu"}:  # added by another test
+        try:
+            _sizes(open_clip.get_model_config(name), name)
+            understood.append(name)
+        except ValueError as error:
+            refused.append(str(error))
+    assert all("neither a CLIP nor a SigLIP: " in message and "\n" not in message for message in refused)
+    assert len(understood) >= 60
+    for name in ("RN50", "ViT-B-16", "ViT-gopt-16-SigLIP2-384", "ViT-SO400M-14-SigLIP-384", "ViT-bigG-14-quickgelu"):
+        assert name in understood
+    siglip = _sizes(open_clip.get_model_config("ViT-SO400M-14-SigLIP-384"), "it")
+    assert (siglip.vision.heads, siglip.vision.mlp_width, siglip.patch_size, siglip.context_length) == (
+        16,
+        4304,
+        14,
+        64,
+    )
+
+
+# The Hugging Face hub by names
+
+
+def test_names_of_the_hub(made, tmp_path, monkeypatch):
+    """The hub's cache is asked for safetensors, then for pickled tensors, and never for more."""
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(made("transformers").path / "config.json", pickled)
+    torch.save(load_file(made("transformers").path / "model.safetensors"), pickled / "pytorch_model.bin")
+    asked = []
+
+    def snapshot(name, allow_patterns):
+        asked.append((name, allow_patterns[-1]))
+        there = {"org/new": made("transformers").path, "org/old": pickled if "bin" in allow_patterns[-1] else tmp_path}
+        return str(there.get(name, tmp_path))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = made("transformers").images(pixels)
+    for name in ("org/new", "org/old"):
+        feature = PromptedCLIP(load_clip(f"transformers:{name}")).encode_image(pixels).feature
+        torch.testing.assert_close(feature, expected, rtol=0, atol=1e-5)
+    safe, pickled_weights = "model*.safetensors*", "pytorch_model*.bin*"
+    assert asked == [("org/new", safe), ("org/old", safe), ("org/old", pickled_weights)]
+    with pytest.raises(ValueError, match="transformers:org/none.* no CLIP"):
+        load_clip("transformers:org/none")
+
+    def offline(name, allow_patterns):
+        raise OSError("no route\nand more words")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(ConnectionError, match=r"cannot be had from the hub \(no route\); fetch its folder") as caught:
+        load_clip("transformers:org/new")
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match="needs huggingface_hub .*pip install"):
+        load_clip("transformers:org/new")
+    with pytest.raises(FileNotFoundError, match="hub is named as transformers:openai/clip-vit-base-patch16"):
+        load_clip("openai/clip-vit-base-patch16")
 
 
 # Images and their normalisation
@@ -472,6 +538,7 @@ BROKEN = [
         "text_cfg.pool_type arg",
     ),
     ("open_clip", cut("open_clip_model.safetensors"), "cannot be read as CLIP weights"),
+    ("open_clip, QuickGELU, pickled", cut("open_clip_pytorch_model.bin"), "cannot be read as CLIP weights"),
     ("open_clip", cut("open_clip_config.json"), "cannot be read as JSON"),
     ("open_clip", without("ln_post"), "is not a complete CLIP: Missing key.*visual.ln_post"),
     ("open_clip", configured("open_clip_config.json", "text_cfg", layers=3), "Missing key.*resblocks.2"),

@@ -8,11 +8,15 @@ import pytest
 import tiny
 import torch
 from dassl.engine import TRAINER_REGISTRY
+from test_cuda_placement import _on_fake_gpu
 from test_whole_runs import build  # noqa: F401 - a fixture
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "capt"))
 
 import foreign_clips as foreign  # noqa: E402
+
+from trainers.capt.backbone.prompted_clip import load_prompted_clip  # noqa: E402
 
 DOC = Path(__file__).parents[2] / "docs" / "BACKBONES.md"
 FAMILIES = ("OpenAI's ViT", "ResNet", "another CLIP", "SigLIP")
@@ -106,3 +110,30 @@ def _beside(path, folder):
     link = folder / path.name
     link.symlink_to(path)
     return link
+
+
+@pytest.mark.parametrize("family", ["another CLIP", "SigLIP"])
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "MaPLe", "PromptSRC"])
+def test_the_towers_stay_on_the_gpu(name, family, families, tmp_path, make_trainer):
+    model = make_trainer(name, KEYS.get(name), clip_path=_beside(families(family), tmp_path)).model
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _on_fake_gpu(model)
+        logits = model(torch.empty(5, 3, tiny.SIDE, tiny.SIDE, device="cuda:0"))
+        assert (logits.device.type, tuple(logits.shape)) == ("cuda", (5, 4))
+
+
+@pytest.mark.parametrize("family", ["ResNet", "another CLIP", "SigLIP"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near(precision, family, families):
+    """Matrices are in half precision, layer norms and embeddings in fp32, as in OpenAI's CLIP."""
+    path = str(families(family))
+    exact, rough = (load_prompted_clip(path, (tiny.SIDE, tiny.SIDE), kind) for kind in ("fp32", precision))
+    assert rough.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert rough.clip.token_embedding.weight.dtype == torch.float32
+    with torch.no_grad():
+        images = [clip.encode_image(tiny.batch()["img"]) for clip in (exact, rough)]
+    assert images[1].feature.dtype == rough.dtype
+    texts = [clip.text_features(["a photo of a cup.", "otter"]) for clip in (exact, rough)]
+    assert torch.cosine_similarity(images[0].feature, images[1].feature.float()).min() > 0.99
+    assert torch.cosine_similarity(*texts).min() > 0.99
+    assert torch.cosine_similarity(images[0].cls, images[1].cls.float()).min() > 0.99

@@ -30,6 +30,7 @@ def load_clip(name: str) -> CLIP:
             - OpenAI's names (``ViT-B/16``; downloaded by the clip package),
             - a file that holds OpenAI's TorchScript archive, or a state dict in OpenAI's layout,
             - a folder that transformers saved (``config.json``, ``model.safetensors``), or the weights in it,
+            - ``transformers:ORGANISATION/NAME``, such a folder on the Hugging Face hub or in its cache,
             - a folder or file of open_clip's with ``open_clip_config.json`` beside it,
             - ``open_clip:MODEL/WEIGHTS``, with open_clip's name of the model, and a tag of its or a file.
 
@@ -52,6 +53,8 @@ def load_clip(name: str) -> CLIP:
 def _load(name: str) -> nn.Module:
     if name.startswith(open_clip.PREFIX):
         return open_clip.load_named(name.removeprefix(open_clip.PREFIX))
+    if name.startswith(transformers.PREFIX):
+        return transformers.load_named(name.removeprefix(transformers.PREFIX))
     if os.path.isdir(name):
         return _load_folder(name)
     path = _weights_path(name)
@@ -109,6 +112,8 @@ def _weights_path(name: str) -> str:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f' (do you mean "{near[0]}"?)' if near else ""
+        if not near and name.count("/") == 1 and not name.startswith("/"):
+            hint = f"; a model of the Hugging Face hub is named as {transformers.PREFIX}{name}"
         raise FileNotFoundError(f'MODEL.BACKBONE.NAME "{name}" is neither a file nor one of {names}{hint}')
     try:
         return stock_clip.download(name, DOWNLOAD_FOLDER)

@@ -106,7 +106,8 @@ def load_named(name: str) -> TowerCLIP:
 def _unknown(name: str, part: str, known: list[str], what: str = "a model") -> str:
     near = difflib.get_close_matches(part, known, n=1)
     hint = f' (do you mean "{near[0]}"?)' if near else ""
-    return f'MODEL.BACKBONE.NAME "{name}": "{part}" is not {what} of open_clip\'s, which knows {sorted(known)}{hint}'
+    names = sorted(known) if len(known) <= 40 else f"{len(known)}, see open_clip.list_models()"
+    return f'MODEL.BACKBONE.NAME "{name}": "{part}" is not {what} of open_clip\'s, which knows {names}{hint}'
 
 
 def _other_activation(model: str) -> str:

@@ -16,8 +16,9 @@ from .tokenizers import OpenAITokenizer, Tokenizer, TransformersTokenizer
 from .towers import BlockSizes, CLIPSizes, TowerCLIP
 from .weights import read_json, read_weights
 
-__all__ = ["CONFIG", "WEIGHTS", "is_transformers", "load_transformers", "tokenizer_in"]
+__all__ = ["CONFIG", "PREFIX", "WEIGHTS", "is_transformers", "load_named", "load_transformers", "tokenizer_in"]
 
+PREFIX = "transformers:"
 CONFIG = "config.json"
 WEIGHTS = (
     "model.safetensors",
@@ -61,6 +62,34 @@ DEFAULTS = {"clip": _CLIP, "siglip": _SIGLIP}
 def is_transformers(state: dict[str, Tensor]) -> bool:
     """Whether the names of these tensors ``(..., n)`` are the package's."""
     return any(key.startswith(("text_model.", "vision_model.")) for key in state)
+
+
+def load_named(name: str) -> TowerCLIP:
+    """The model ``ORGANISATION/NAME`` of the Hugging Face hub, from the hub's cache or fetched into it.
+
+    Raises:
+        ValueError: the package huggingface_hub is not installed, or the model is no CLIP.
+        ConnectionError: the model cannot be had.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(f'"{PREFIX}{name}" needs huggingface_hub ({error}); pip install huggingface_hub') from error
+    folder = ""
+    try:
+        for weights in ("model*.safetensors*", "pytorch_model*.bin*"):  # the second in older repositories alone
+            folder = snapshot_download(name, allow_patterns=["*.json", "*.txt", "*.model", weights])
+            found = [path for file in WEIGHTS if os.path.isfile(path := os.path.join(folder, file))]
+            if found:
+                break
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            f'"{PREFIX}{name}" cannot be had from the hub ({str(error).splitlines()[0]}); '
+            "fetch its folder elsewhere and give its path as MODEL.BACKBONE.NAME"
+        ) from error
+    if not found or not os.path.isfile(os.path.join(folder, CONFIG)):
+        raise ValueError(f'"{PREFIX}{name}" holds no {CONFIG} with {WEIGHTS[0]} or {WEIGHTS[2]}: no CLIP')
+    return load_transformers(folder, found[0])
 
 
 def load_transformers(folder: str, weights: str) -> TowerCLIP:
