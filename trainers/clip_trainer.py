@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.run.interruption import ResumableMixin
 from .checkpoints import checkpoint_path, load_weights, need_directory
 from .prompted_classifier import PromptedClassifier
@@ -32,12 +32,14 @@ class ClipTrainer(ResumableMixin, TrainerX):
         node: name of the method's configuration node, TRAINER.<node>.
         model_class: made of configuration, class names and CLIP unless :meth:`build_custom_clip` says otherwise.
         checkpoint_name: folder of the checkpoints in OUTPUT_DIR, fixed by the family.
+        backbones: which backbones it serves, and why not others; docs/BACKBONES.md has the table.
         saved_module: the part of the model that is optimised and saved, as a path of attributes; "" for all of it.
     """
 
     node: str
     model_class: type[nn.Module]
     checkpoint_name: str
+    backbones = "any CLIP or SigLIP: its prompts stand in the text tower, which all of them have"
     saved_module = ""
 
     optim: torch.optim.Optimizer
@@ -66,7 +68,7 @@ class ClipTrainer(ResumableMixin, TrainerX):
         """Build the model, freeze CLIP, and register what is trained."""
         cfg = self.cfg
         self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
-        clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision)
+        clip = load_backbone(cfg, self.precision)
 
         print("Building custom CLIP")
         self.model = self.build_custom_clip(clip, self.dm.dataset.classnames)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clip.model import Transformer, VisionTransformer
 
 __all__ = [
+    "TRANSFORMERS_ONLY",
     "BlockPromptedClassifier",
     "add_text_prompts",
     "add_visual_prompts",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 DEFAULT_DEPTH = 9
+TRANSFORMERS_ONLY = "a ViT or a SigLIP: its visual prompts stand between patch tokens, and a ResNet has none"
 
 
 def _is_vit(visual: object) -> TypeGuard[VisionTransformer]:
@@ -42,7 +44,10 @@ def need_vit(clip: PromptedCLIP, method: str) -> VisionTransformer:
     """
     visual = clip.clip.visual
     if not _is_vit(visual):
-        raise ValueError(f"{method} needs a ViT backbone; set MODEL.BACKBONE.NAME to ViT-B/16, ViT-L/14 or another ViT")
+        raise ValueError(
+            f"{method} needs a ViT backbone; set MODEL.BACKBONE.NAME to ViT-B/16, ViT-L/14 or another ViT, "
+            f"for {method} serves {TRANSFORMERS_ONLY}"
+        )
     return visual
 
 

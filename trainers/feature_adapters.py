@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from .capt.backbone.precision import PRECISIONS, usable_precision
-from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_backbone
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
@@ -123,6 +123,7 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
     Attributes:
         node: name of the method's configuration node, TRAINER.<node>.
         checkpoint_name: folder of the checkpoints in OUTPUT_DIR.
+        backbones: which backbones it serves, and why not others; docs/BACKBONES.md has the table.
         new_classes: what becomes of classes it was not trained on, for the log.
     """
 
@@ -131,6 +132,7 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
     train_loader_x: CachedLoader  # from before_train on
     checkpoint_name = "feature_adapter"
     frozen_is_rebuilt = False  # a cache of shots is frozen as well, and made of the shots
+    backbones = "any CLIP or SigLIP: it reads the joint features alone"
     new_classes = "keep the text features, as in zero-shot CLIP"
 
     def check_cfg(self, cfg: CfgNode) -> None:
@@ -152,7 +154,7 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
         cfg = self.cfg
         self.run_seed = cfg.SEED if cfg.SEED >= 0 else torch.initial_seed() % 2**31
         self.precision = usable_precision(cfg.TRAINER[self.node].PREC, self.device)
-        self.clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
+        self.clip = load_backbone(cfg, self.precision).to(self.device)
         names = list(self.dm.dataset.classnames)
         texts = encode_prompts(self.clip, names, cfg.DATASET.NAME)
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before

@@ -13,6 +13,7 @@ from .capt.bases.context import class_tokens
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
 from .deep_prompts import (
+    TRANSFORMERS_ONLY,
     BlockPromptedClassifier,
     add_text_prompts,
     add_visual_prompts,
@@ -100,3 +101,4 @@ class IVLP(RunRecordMixin, ClipTrainer):
     node = "IVLP"
     model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
+    backbones = TRANSFORMERS_ONLY

@@ -13,7 +13,7 @@ from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
 from .capt.bases.context import class_tokens
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import need_vit, prompt_depth
+from .deep_prompts import TRANSFORMERS_ONLY, need_vit, prompt_depth
 from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
 
 __all__ = ["MaPLe", "extend_cfg"]
@@ -88,3 +88,4 @@ class MaPLe(RunRecordMixin, ClipTrainer):
     node = "MAPLE"
     model_class = CustomCLIP
     checkpoint_name = "MultiModalPromptLearner"
+    backbones = TRANSFORMERS_ONLY

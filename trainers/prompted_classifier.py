@@ -148,9 +148,9 @@ def initial_context(clip: PromptedCLIP, words: str, num_tokens: int, shape: tupl
     """
     if not words:
         context = torch.empty(*shape, num_tokens, clip.text_width)
-        return nn.init.normal_(context, std=0.02), " ".join(["X"] * num_tokens)
+        return nn.init.normal_(context, std=0.02), clip.tokenizer.placeholder(num_tokens)
     words = words.replace("_", " ")
-    ids = clip.tokenize([words])
-    if num_tokens > int(ids.argmax()) - 1:
-        raise ValueError(f'CTX_INIT "{words}" has {int(ids.argmax()) - 1} tokens, fewer than N_CTX {num_tokens}')
-    return clip.embed(ids)[0, 1 : 1 + num_tokens].float(), words
+    ids = clip.tokenizer.encode(words)
+    if num_tokens > len(ids):
+        raise ValueError(f'CTX_INIT "{words}" has {len(ids)} tokens, fewer than N_CTX {num_tokens}')
+    return clip.embed(torch.tensor([ids[:num_tokens]]))[0].float(), words

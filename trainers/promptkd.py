@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.backbone.prompted_clip import PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.bases.distilled import Projection
 from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
+from .deep_prompts import TRANSFORMERS_ONLY, BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -84,6 +84,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTKD"
     checkpoint_name = "VLPromptLearner"
+    backbones = TRANSFORMERS_ONLY
     model: Student
     transductive = True  # unlabelled training images of the new classes are trained on
 
@@ -110,7 +111,7 @@ class PromptKD(RunRecordMixin, ClipTrainer):
     def _load_teacher(self, class_names: list[str]) -> BaseModel:
         node = self.cfg.TRAINER.PROMPTKD
         directory = node.TEACHER_DIR or os.path.join("teacher_model", self.cfg.DATASET.NAME)
-        clip = load_prompted_clip(node.TEACHER_NAME, self.cfg.INPUT.SIZE, self.precision).to(self.device)
+        clip = load_backbone(self.cfg, self.precision, node.TEACHER_NAME).to(self.device)
         need_vit(clip, "PromptKD's teacher")
         try:
             teacher = build_base(clip, BaseSpec("PromptSRC", directory, context_words=node.CTX_INIT)).to(self.device)

@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_prompted_clip, without_padding
+from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_backbone
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import need_vit
+from .deep_prompts import TRANSFORMERS_ONLY, need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
 from .independentVL import prompts_node
@@ -68,6 +68,7 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     node = "PROMPTSRC"
     model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
+    backbones = TRANSFORMERS_ONLY
     model: CustomCLIP
 
     def build_model(self) -> None:
@@ -87,12 +88,12 @@ class PromptSRC(RunRecordMixin, ClipTrainer):
     def encode_teacher_texts(self) -> Tensor:
         """Frozen text features ``(C, D)``: mean over the templates of features that are not normalised, in fp32."""
         print(f"Encoding {len(IMAGENET_TEMPLATES)} templates a class with the frozen CLIP")
-        clip = load_prompted_clip(self.cfg.MODEL.BACKBONE.NAME, self.cfg.INPUT.SIZE, "fp32").to(self.device)
+        clip = load_backbone(self.cfg, "fp32").to(self.device)
         names = [plain_name(name) for name in self.dm.dataset.classnames]
         mean = torch.zeros(len(names), clip.embed_dim, device=self.device)
         for template in IMAGENET_TEMPLATES:
-            ids = without_padding(clip.tokenize([template.replace("{}", name) for name in names]))
-            mean += clip.encode_text(clip.embed(ids), ids.argmax(dim=-1)) / len(IMAGENET_TEMPLATES)
+            ids, end = clip.tokenize_short([template.replace("{}", name) for name in names])
+            mean += clip.encode_text(clip.embed(ids), end) / len(IMAGENET_TEMPLATES)
         return mean
 
     def compute_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -10,7 +10,7 @@ from .capt.backbone.prompted_clip import PromptedCLIP
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
 from .clip_trainer import ClipTrainer
-from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
+from .deep_prompts import TRANSFORMERS_ONLY, BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["VPT", "extend_cfg"]
 
@@ -55,3 +55,4 @@ class VPT(RunRecordMixin, ClipTrainer):
     node = "VPT"
     model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
+    backbones = TRANSFORMERS_ONLY

@@ -7,7 +7,7 @@ from dassl.engine import TRAINER_REGISTRY, TrainerX
 from torch import Tensor
 
 from .capt.backbone.precision import usable_precision
-from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_prompted_clip
+from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_backbone
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES, IMAGENET_TEMPLATES_SELECT
 from .capt.run.record import RunRecordMixin
@@ -20,6 +20,8 @@ __all__ = ["ZeroshotCLIP", "ZeroshotCLIP2"]
 class ZeroshotCLIP(RunRecordMixin, TrainerX):
     """One prompt a class, written for the data set."""
 
+    backbones = "any CLIP or SigLIP: it reads the joint features alone"
+
     def templates(self) -> list[str]:
         """The prompts, each with ``{}`` for the class name."""
         return [CUSTOM_TEMPLATES.get(self.cfg.DATASET.NAME, "a photo of a {}.")]
@@ -29,7 +31,7 @@ class ZeroshotCLIP(RunRecordMixin, TrainerX):
         precision = "fp16" if self.device.type == "cuda" else "fp32"
         cfg = self.cfg
         precision = usable_precision(precision, self.device)
-        self.clip = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, precision).to(self.device)
+        self.clip = load_backbone(cfg, precision).to(self.device)
         self.text_features = self.encode_templates(self.clip, self.templates())
 
     @torch.no_grad()

@@ -47,6 +47,7 @@ class ModifiedResNet(nn.Module):
     input_resolution: int
     output_dim: int
     conv1: nn.Conv2d
+    attnpool: nn.Module
     def __call__(self, x: Tensor) -> Tensor: ...
 
 class CLIP(nn.Module):

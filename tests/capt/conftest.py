@@ -26,3 +26,20 @@ def base(small_clip):
 @pytest.fixture
 def bank(base):
     return tiny_capt.make_bank(base)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """``made(layout)``: the model of a layout, made once; needs what the extra ``test`` brings."""
+    pytest.importorskip("transformers", reason="the extra `test` brings transformers")
+    pytest.importorskip("open_clip", reason="the extra `test` brings open_clip")
+    from layouts import MAKERS
+
+    kept = {}
+
+    def make(layout):
+        if layout not in kept:
+            kept[layout] = MAKERS[layout](tmp_path_factory.mktemp("layout"))
+        return kept[layout]
+
+    return make

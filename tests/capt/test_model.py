@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_capt
 import torch
-from tiny_capt import CLASSES, NEW_CLASSES, encode, images, make_base, make_model, serve, stir
+from tiny_capt import CLASSES, NEW_CLASSES, encode, images, make_bank, make_base, make_model, serve, stir
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
@@ -172,16 +172,38 @@ def test_always_finite(base, bank, classnames, with_bank):
 def test_resnet(small_clip, tmp_path):
     torch.save(tiny.resnet_state(), tmp_path / "resnet.pt")
     base = make_base(tmp_path / "resnet.pt")
-    with pytest.raises(ValueError, match="needs a ViT's patch tokens; set TRAINER.CAPT.SAM.ON False"):
-        make_model(base)
-    model = make_model(base, use_sam=False, gate_by_evidence=False)
+    with pytest.raises(ValueError, match="without patch tokens, which a ResNet has not, MGDE.ON must be True"):
+        make_model(base, use_mgde=False)
     z, cls, tokens = encode(base, images(3))
-    assert cls is None
+    assert cls.shape == (3, 256)  # what the attention pool asks with
     assert tokens is None
+    silent = make_model(base, use_sam=False, gate_by_evidence=False)
+    assert silent(z, cls, tokens).samples is None
+
+    bank = make_bank(base)
+    assert bank.keys.shape[1] == 256
+    assert not bank.has_tokens
+    model = make_model(base, bank=bank)
+    assert model.refiner.adapter is None
     out = model(z, cls, tokens, torch.tensor([0, 1, 2]))
-    assert torch.equal(out.logits, out.base_logits)
+    assert out.samples.valid.any()
+    assert torch.equal(out.samples.u, z)
+    assert (out.logits - out.base_logits).abs().max() > 1e-3  # the bank's corrections speak
+    assert "loss_confuse" not in out.losses  # it trains the adapter
     out.losses["loss"].backward()
     assert model.refiner.expert.mixture.out.weight.grad.abs().sum() > 0
+
+
+def test_without_an_adapter_as_with_an_untrained_one(base, bank):
+    """Its convolution starts at zero: the confusion feature of an untrained adapter is the image feature."""
+    z, cls, tokens = encode(base, images(3, seed=8))
+    outputs = [make_model(base, bank=bank, use_adapter=on)(z, cls, tokens) for on in (True, False)]
+    untrained, without = (output.samples for output in outputs)
+    assert without.valid.any()
+    assert torch.equal(untrained.entry, without.entry)
+    for name in ("u", "features", "corrections", "similarity"):
+        torch.testing.assert_close(getattr(without, name), getattr(untrained, name), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-3, atol=1e-3)
 
 
 def test_sam_off_leaves_experts_a_voice():

@@ -51,9 +51,21 @@ def test_resnet_as_stock(tmp_path):
     features = clip.encode_image(pixels)
     with torch.no_grad():
         assert torch.equal(features.feature, model.encode_image(pixels))
-    assert (features.cls, features.tokens, clip.is_vit, clip.width, clip.grid) == (None, None, False, None, None)
+        stem = model.visual.relu3(model.visual.bn3(model.visual.conv3(stem_of(model.visual, pixels))))
+        x = model.visual.layer4(
+            model.visual.layer3(model.visual.layer2(model.visual.layer1(model.visual.avgpool(stem))))
+        )
+        torch.testing.assert_close(features.cls, x.mean(dim=(2, 3)))  # what the attention pool asks with
+    assert (features.tokens, clip.is_vit, clip.width, clip.grid) == (None, False, None, None)
+    assert not model.visual.attnpool._forward_pre_hooks
     with pytest.raises(ValueError, match="visual prompts need a ViT"):
         clip.encode_image(pixels, torch.zeros(1, 8))
+
+
+def stem_of(visual, pixels):
+    """The first two convolutions of a ResNet."""
+    x = visual.relu1(visual.bn1(visual.conv1(pixels)))
+    return visual.relu2(visual.bn2(visual.conv2(x)))
 
 
 def test_sizes(stock):

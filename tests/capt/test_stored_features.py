@@ -239,6 +239,18 @@ def test_another_way_of_reading_makes_other_features(root, base):
     assert len({name(), name(shown=True), name(shown=False)}) == 3
 
 
+def test_a_resnet_keeps_what_stands_in_for_its_class_token(root, tmp_path):
+    torch.save(tiny_capt.tiny.resnet_state(), tmp_path / "resnet.pt")
+    base = CountingBase(tiny_capt.make_base(tmp_path / "resnet.pt"))
+    first, _ = encoded(base, views(root), store(root))
+    again, num = encoded(base, views(root), store(root))
+    assert num == 0
+    assert equal(again, first)
+    feature, cls = again[0][:2]
+    assert len(again[0]) == 3 * 2  # of each view the joint feature and what stands in for the class token, no patches
+    assert token_bytes(base.tower) == cls[0].nbytes != feature[0].nbytes
+
+
 def test_a_digest_is_remembered_until_a_weight_changes(small_clip):
     base = tiny_capt.make_base(small_clip)
     visual = base.prompted.clip.visual

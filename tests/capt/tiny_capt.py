@@ -79,7 +79,8 @@ def make_bank(base, classnames=CLASSES, num_images=20, seed=5):
     z, cls, tokens = encode(base, images(num_images, seed))
     label = torch.arange(num_images) % len(classnames)
     probs = (5 * torch.rand(num_images, len(classnames), generator=generator(seed))).softmax(dim=-1)
-    views = JudgedViews.of(probs, label, z, cls=cls, tokens=tokens)
+    tokens = {} if tokens is None else {"tokens": tokens}
+    views = JudgedViews.of(probs, label, z, cls=cls, **tokens)
     return ConfusionBank.build(classnames, [f"train/{i}.png" for i in range(num_images)], [views])
 
 

@@ -114,6 +114,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     # Sample Confusion Miner (P 3.2, Eq. 8-10, 13).
     node.SAM = CfgNode()
     node.SAM.ON = True  # False: no representatives, no adapter
+    node.SAM.ADAPTER = True  # False, and on any ResNet: confusion features are the image features, not adapted (D)
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
     node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
     node.SAM.MAX_MB = 256.0  # of memory that a batch's retrieval may take besides the bank, > 0 (D)
@@ -170,6 +171,7 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         gate_by_evidence=node.MGDE.EVIDENCE_GATE and node.SAM.ON,  # all evidence comes from the samples
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
+        use_adapter=node.SAM.get("ADAPTER", True),  # runs from before the key all had it
         use_mgde=node.MGDE.ON,
         use_corrections=node.MGDE.CORRECTIONS,
         weight_confuse=node.LOSS.CONFUSE,
@@ -218,6 +220,7 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
         positive("SEM.MAX_GB", sem.MAX_GB),
         ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
+        ("SAM.ADAPTER", sam.ADAPTER, sam.ADAPTER or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
         ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.MAX_MB", sam.MAX_MB),

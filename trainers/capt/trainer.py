@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from yacs.config import CfgNode
 
 from .backbone.precision import autocast_for, usable_precision
-from .backbone.prompted_clip import ImageFeatures, load_prompted_clip
+from .backbone.prompted_clip import ImageFeatures, load_backbone
 from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.pair_features import PairFeatures
@@ -60,6 +60,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     optim: torch.optim.Optimizer
     choices: dict[str, Any]
     _lacks_weights = False  # load_model was called without a folder
+    backbones = "any CLIP or SigLIP; on a ResNet without the Diff-Manner Adapter, which adapts patch tokens"
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -73,7 +74,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         cfg, node = self.cfg, self.cfg.TRAINER.CAPT
         self._check_selection()
         self.precision = usable_precision(node.PREC, torch.device(self.device))
-        prompted = load_prompted_clip(cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, self.precision).to(self.device)
+        prompted = load_backbone(cfg, self.precision).to(self.device)
 
         self.base_learner = node.BASE.NAME
         self.base_spec = spec_from(node.BASE, cfg.DATASET.NAME, cfg)
@@ -85,6 +86,8 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
+        if self.model.sample_miner is not None and self.model.refiner.adapter is None:
+            print("No Diff-Manner Adapter: the bank's images are compared and read by their features as they are")
         self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
         for path in self.prompt_library.files:
             print(f"Pair prompts from {path}")
@@ -366,7 +369,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             finally:
                 self._serve_classes(bank)
         miner = self.model.sample_miner
-        if miner is None or not bank.has_tokens:
+        if miner is None or miner.adapter is None or not bank.has_tokens:
             return super().test(split)
         with miner.settled(bank, self.model.base.project):
             return super().test(split)
@@ -389,7 +392,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     def _keep_confusion_features(self, checkpoint: str | Path) -> None:
         bank, miner = self.model.bank, self.model.sample_miner
-        if bank is None or miner is None or not bank.has_tokens:
+        if bank is None or miner is None or miner.adapter is None or not bank.has_tokens:
             return
         with miner.settled(bank, self.model.base.project):
             bank.save_confusion_features(checkpoint)
@@ -418,7 +421,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         if stored is not None:
             self._pairs.take_up(*stored)
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
-            features_of = None if self.model.sample_miner is None else path
+            features_of = None if self.model.refiner.adapter is None else path
             bank = ConfusionBank.of_run(directory, self.model.base.digest(), features_of, self.device)
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")

@@ -1,1 +1,1 @@
-"""CLIP itself: the ``clip`` package, prompts walked through its towers, and their precision."""
+"""CLIP itself: files that hold one, the towers, prompts walked through them, their tokens and precision."""

@@ -11,21 +11,18 @@ Shapes: B batch, C texts, L context length, N patches, D joint width, Dv visual 
 
 from __future__ import annotations
 
-import difflib
-import logging
-import os
-import warnings
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
-from . import stock_clip
 from .blocks import BlockPrompts, Branch, masks_for
+from .load import load_clip
 from .precision import cast_clip
+from .tokenizers import OpenAITokenizer, Tokenizer
 
 if TYPE_CHECKING:
     from clip.model import CLIP, ModifiedResNet, Transformer, VisionTransformer
@@ -35,15 +32,14 @@ __all__ = [
     "PromptedCLIP",
     "encode_image_with",
     "encode_text_with",
+    "load_backbone",
     "load_clip",
     "load_prompted_clip",
     "tokenize",
     "without_padding",
 ]
 
-logger = logging.getLogger(__name__)
-
-DOWNLOAD_FOLDER = os.path.expanduser("~/.cache/clip")  # where OpenAI's package and all of the family look
+OPENAI = OpenAITokenizer()
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,10 @@ class ImageFeatures:
     """What CLIP's image tower gives for a batch; nothing is normalised.
 
     Attributes:
-        feature: ``(B, D)`` joint-space feature, ``proj(ln_post(cls))``.
-        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``; None for a ResNet. A base learner that
-            projects more than it puts that behind the class token, ``(B, Dv + ...)``.
+        feature: ``(B, D)`` joint-space feature, ``proj(ln_post(cls))`` of a transformer.
+        cls: ``(B, Dv)`` class token behind the last block, before ``ln_post``. What stands in for it is SigLIP's pooled
+            token, and for a ResNet the mean of what its attention pool reads. A base learner that projects more than it
+            puts that behind the class token, ``(B, Dv + ...)``.
         tokens: ``(B, N, Dv)`` patch tokens behind the last block, prompt tokens left out; None for a ResNet.
         inserted: ``(B, n, Dv)`` what the last block makes of inserted prompts; None where there are none.
     """
@@ -65,111 +62,18 @@ class ImageFeatures:
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Loading
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def load_clip(name: str) -> CLIP:
-    """A stock CLIP in fp32 on the CPU, frozen and in eval mode.
-
-    Args:
-        name: one of OpenAI's names (``ViT-B/16``; downloaded by the clip package), or the path of a ``.pt`` file that
-            holds OpenAI's TorchScript archive or a plain state dict in OpenAI's layout.
-
-    Raises:
-        FileNotFoundError: neither a known name nor a file; the message lists the names.
-        ValueError: the file is no CLIP in OpenAI's layout.
-        ConnectionError: the weights cannot be downloaded; the message says where to put the file by hand.
-    """
-    state_dict = _read_state_dict(_weights_path(name))
-    if "text_projection" not in state_dict or not any(k.startswith("visual.") for k in state_dict):
-        raise ValueError(
-            f'"{name}" holds no CLIP in OpenAI\'s layout (no text_projection or visual.* in {len(state_dict)} keys); '
-            f"give one of {sorted(stock_clip.model_urls())} or a file converted to that layout"
-        )
-    try:
-        model = stock_clip.build_clip(state_dict)
-    except (KeyError, RuntimeError, ValueError) as error:
-        first_line = str(error).splitlines()[0]
-        raise ValueError(f'"{name}" is not a complete CLIP in OpenAI\'s layout: {first_line}') from error
-    return model.float().eval().requires_grad_(False)
-
-
-def _weights_path(name: str) -> str:
-    if os.path.isfile(name):
-        return name
-    names = sorted(stock_clip.model_urls())
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f' (do you mean "{near[0]}"?)' if near else ""
-        raise FileNotFoundError(f'MODEL.BACKBONE.NAME "{name}" is neither a file nor one of {names}{hint}')
-    try:
-        return stock_clip.download(name, DOWNLOAD_FOLDER)
-    except (OSError, RuntimeError) as error:
-        file_name = os.path.basename(stock_clip.model_urls()[name])
-        raise ConnectionError(
-            f'CLIP "{name}" cannot be downloaded ({error}); put {file_name} into {DOWNLOAD_FOLDER} '
-            "or give its path as MODEL.BACKBONE.NAME"
-        ) from error
-
-
-def _read_state_dict(path: str) -> dict[str, Tensor]:
-    try:
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated; OpenAI's files need it
-                warnings.simplefilter("ignore", DeprecationWarning)
-                _refuse_code_at_load(path)
-                return torch.jit.load(path, map_location="cpu").state_dict()
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f'"{path}" cannot be read as CLIP weights ({first_line}); is the file complete?') from error
-    state_dict = state_dict.get("state_dict", state_dict) if isinstance(state_dict, dict) else state_dict
-    if not isinstance(state_dict, dict) or not all(isinstance(v, Tensor) for v in state_dict.values()):
-        raise ValueError(f'"{path}" holds no state dict of tensors, so it is no CLIP in OpenAI\'s layout')
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
-
-
-def _refuse_code_at_load(path: str) -> None:
-    """Refuse an archive with methods that torch runs while it reads the file; no CLIP has any."""
-    with zipfile.ZipFile(path) as archive:
-        sources = [archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py")]
-    if any(b"__setstate__" in source for source in sources):
-        raise ValueError("it runs code of its own when it is read")
-
-
-def _is_torchscript(path: str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry for entry in archive.namelist())
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # Walking the stock blocks
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def tokenize(texts: Sequence[str], context_length: int = 77) -> Tensor:
+def tokenize(texts: Sequence[str], context_length: int = 77, tokenizer: Tokenizer = OPENAI) -> Tensor:
     """Token ids ``(C, L)`` int64; too long a text is cut behind its last token that fits, and counted in the log."""
-    encode, vocabulary = stock_clip.tokenizer.encode, stock_clip.tokenizer.encoder
-    start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
-    ids = torch.zeros(len(texts), context_length, dtype=torch.long)
-    num_cut = 0
-    for row, text in enumerate(texts):
-        tokens = encode(text)
-        num_cut += len(tokens) > context_length - 2
-        tokens = [start, *tokens[: context_length - 2], end]
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-    if num_cut:
-        logger.warning("%d of %d texts were cut to the context of %d tokens", num_cut, len(texts), context_length)
-    return ids
+    return tokenizer(texts, context_length)
 
 
-def without_padding(ids: Tensor) -> Tensor:
-    """Token ids ``(C, L)`` cut behind the longest text's end token, which has the highest id (one host-device sync)."""
-    return ids[:, : int(ids.argmax(dim=-1).max()) + 1]
+def without_padding(ids: Tensor, tokenizer: Tokenizer = OPENAI) -> Tensor:
+    """Token ids ``(C, L)`` cut behind the place at which the longest text is read (one host-device sync)."""
+    return ids[:, : int(tokenizer.end_of(ids).max()) + 1]
 
 
 def _run_blocks(
@@ -223,8 +127,9 @@ def encode_text_with(
     length, blocks = embeddings.shape[1], list(transformer.resblocks)
     prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
+    first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
     with masks_for(blocks, prompts.lengths(length, len(blocks))):
-        x = _run_blocks(transformer, x.transpose(0, 1), prompts, first=1, branch=branch).transpose(0, 1)
+        x = _run_blocks(transformer, x.transpose(0, 1), prompts, first, branch).transpose(0, 1)
     x = ln_final(x).to(embeddings.dtype)
     return x[torch.arange(len(x), device=x.device), eot + prompts.num_inserted] @ text_projection.to(embeddings.dtype)
 
@@ -255,20 +160,35 @@ def encode_image_with(
     if not _has_tokens(visual):
         if any(asked is not None for asked in (prompts, deep_prompts, branch)):
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
-        return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
+        return _encode_image_by_resnet(cast("ModifiedResNet", visual), images)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
     num_patches = x.shape[1]
-    cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
-    x = torch.cat([cls, x], dim=1) + visual.positional_embedding.to(x.dtype)
+    if visual.class_embedding is not None:
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+    x = x + visual.positional_embedding.to(x.dtype)
     if prompts is not None:
         x = torch.cat([x, prompts.to(x.dtype).expand(len(x), -1, -1)], dim=1)
     x = visual.ln_pre(x)
-    by_block = _at_blocks(deep_prompts, visual.transformer)
+    by_block, pool = _at_blocks(deep_prompts, visual.transformer), getattr(visual, "attn_pool", None)
+    if pool is not None and by_block.inserted:
+        raise ValueError("inserted prompts stand behind a class token, and a SigLIP has none")
     x = _run_blocks(visual.transformer, x.transpose(0, 1), by_block, first=None, branch=branch).transpose(0, 1)
-    first_patch = 1 + by_block.num_inserted
-    cls, tokens = x[:, 0], x[:, first_patch : first_patch + num_patches]
+    first_patch = by_block.num_inserted + (pool is None)
+    tokens = x[:, first_patch : first_patch + num_patches]
+    cls = x[:, 0] if pool is None else pool(tokens)
     feature = visual.ln_post(cls) @ visual.proj.to(x.dtype)
     return ImageFeatures(feature, cls, tokens, x[:, 1:first_patch] if by_block.inserted else None)
+
+
+def _encode_image_by_resnet(visual: ModifiedResNet, images: Tensor) -> ImageFeatures:
+    """Features of a ResNet, and the mean of what its attention pool reads, seen from outside on its way there."""
+    means: list[Tensor] = []
+    hook = visual.attnpool.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean(dim=(2, 3))))
+    try:
+        feature = visual(images.to(visual.conv1.weight.dtype))
+    finally:
+        hook.remove()
+    return ImageFeatures(feature, means[0], None)
 
 
 class PromptedCLIP(nn.Module):
@@ -291,6 +211,11 @@ class PromptedCLIP(nn.Module):
     def dtype(self) -> torch.dtype:
         """Dtype of the towers' weights; features come in it."""
         return self.clip.visual.conv1.weight.dtype
+
+    @property
+    def design(self) -> str:
+        """What the weights do not show of this CLIP, heads and activation; empty for OpenAI's own."""
+        return repr(sizes) if (sizes := getattr(self.clip, "sizes", None)) is not None else ""
 
     @property
     def is_vit(self) -> bool:
@@ -337,13 +262,25 @@ class PromptedCLIP(nn.Module):
         """s = exp(logit_scale), a scalar."""
         return self.clip.logit_scale.exp()
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the texts that this CLIP was trained on; OpenAI's where the model says nothing of it."""
+        return getattr(self.clip, "tokenizer", OPENAI)
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids ``(C, L)`` on the model's device; see :func:`tokenize`."""
-        return tokenize(texts, self.context_length).to(self.clip.token_embedding.weight.device)
+        ids = tokenize(texts, self.context_length, self.tokenizer)
+        return ids.to(self.clip.token_embedding.weight.device)
+
+    def tokenize_short(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids ``(C, L')``, without padding that changes no feature, and where each text is read ``(C,)``."""
+        ids = without_padding(self.tokenize(texts), self.tokenizer)
+        return ids, self.tokenizer.end_of(ids)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token embeddings ``(C, L, Dt)``."""
-        return self.clip.token_embedding(ids).to(self.dtype)
+        embedding = self.clip.token_embedding
+        return embedding(ids.to(embedding.weight.device)).to(self.dtype)
 
     def encode_text(
         self,
@@ -380,21 +317,28 @@ class PromptedCLIP(nn.Module):
         """Normalised features ``(C, D)`` fp32 of plain sentences, encoded ``chunk`` at a time to bound the memory."""
         features = []
         for start in range(0, len(texts), chunk):
-            ids = without_padding(self.tokenize(texts[start : start + chunk]))
-            features.append(self.encode_text(self.embed(ids), ids.argmax(dim=-1)).float())
+            ids, end = self.tokenize_short(texts[start : start + chunk])
+            features.append(self.encode_text(self.embed(ids), end).float())
         return nn.functional.normalize(torch.cat(features), dim=-1)
 
 
-def load_prompted_clip(name: str, size: Sequence[int], precision: str) -> PromptedCLIP:
+def load_prompted_clip(
+    name: str,
+    size: Sequence[int],
+    precision: str,
+    pixel_stats: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> PromptedCLIP:
     """A frozen :class:`PromptedCLIP` on the CPU, in ``precision``, for images of ``size``.
 
     Args:
         name: see :func:`load_clip`.
         size: INPUT.SIZE, height and width in pixels.
         precision: one of :data:`.precision.PRECISIONS`.
+        pixel_stats: INPUT.PIXEL_MEAN and PIXEL_STD; None where nobody normalises the images.
 
     Raises:
-        ValueError: ``size`` is not the resolution that this CLIP takes.
+        ValueError: ``size`` is not the resolution that this CLIP takes, or ``pixel_stats`` are not those that its file
+            says it was trained with.
     """
     print(f"Loading CLIP (backbone: {name})")
     prompted = PromptedCLIP(load_clip(name))
@@ -404,5 +348,34 @@ def load_prompted_clip(name: str, size: Sequence[int], precision: str) -> Prompt
             f"INPUT.SIZE must be {needed}, the input of {name}, got {tuple(size)}; "
             f'add INPUT.SIZE "{needed}" to the command line'
         )
+    _check_pixel_stats(name, getattr(prompted.clip, "pixel_stats", None), pixel_stats)
     cast_clip(prompted.clip, precision)
     return prompted
+
+
+def load_backbone(cfg: CfgNode, precision: str, name: str = "") -> PromptedCLIP:
+    """The CLIP that a configuration names, or the one named ``name``, for images as its INPUT node makes them.
+
+    Raises:
+        ValueError: see :func:`load_prompted_clip`.
+    """
+    pixel_stats = (cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD)
+    return load_prompted_clip(name or cfg.MODEL.BACKBONE.NAME, cfg.INPUT.SIZE, precision, pixel_stats)
+
+
+def _check_pixel_stats(
+    name: str,
+    needed: tuple[Sequence[float], Sequence[float]] | None,
+    found: tuple[Sequence[float], Sequence[float]] | None,
+) -> None:
+    if needed is None or found is None:
+        return
+    if any(
+        abs(a - b) > 1e-3 for ours, theirs in zip(needed, found, strict=True) for a, b in zip(ours, theirs, strict=True)
+    ):
+        mean, std = ([round(value, 8) for value in part] for part in needed)
+        raise ValueError(
+            f"INPUT.PIXEL_MEAN and PIXEL_STD must be {mean} and {std}, by which the images of {name} are normalised, "
+            f'got {list(found[0])} and {list(found[1])}; add INPUT.PIXEL_MEAN "{mean}" INPUT.PIXEL_STD "{std}" to the '
+            "command line"
+        )

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from clip.model import CLIP
+    from clip.model import CLIP, ModifiedResNet
 
-__all__ = ["build_clip", "clip", "tokenizer"]
+__all__ = ["build_clip", "build_resnet", "clip", "tokenizer"]
 
 
 def _has_pkg_resources() -> bool:
@@ -75,3 +75,10 @@ def build_clip(state_dict: dict[str, torch.Tensor]) -> CLIP:
         plain = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
         return _model_py.build_model(state_dict, plain)
     return _model_py.build_model(state_dict)
+
+
+def build_resnet(
+    layers: tuple[int, ...], output_dim: int, heads: int, input_resolution: int, width: int
+) -> ModifiedResNet:
+    """The package's ResNet, without weights."""
+    return _model_py.ModifiedResNet(layers, output_dim, heads, input_resolution, width)

@@ -184,8 +184,9 @@ def _describe(bank: ConfusionBank) -> None:
 
 
 def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:
-    tokens = {} if batch.cls is None or batch.tokens is None else {"cls": batch.cls, "tokens": batch.tokens}
-    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
+    tokens = {"cls": batch.cls, "tokens": batch.tokens}  # a ResNet has no patch tokens
+    there = {name: value for name, value in tokens.items() if value is not None}
+    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **there)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:

@@ -55,7 +55,7 @@ class JudgedViews:
         index: ``(M,)`` position of the image in the data source.
         view: ``(M,)`` which view of the image.
         feature: ``(M, D)`` normalised image feature z of the base model.
-        cls: ``(M, Dv)`` class token; width 0 for a ResNet.
+        cls: ``(M, Dv)`` class token, or what stands in for it; width 0 where there is none.
         tokens: ``(M, N, Dv)`` patch tokens; N 0 where none are kept.
     """
 

@@ -155,7 +155,7 @@ class BaseModel(nn.Module):
         weights, others = dict(self.named_parameters()), self._counted()
         stamp = stamp_of(weights.values()), [(name, _bytes(name, value)) for name, value in others.items()]
         if self._digest is None or self._digest[0] != stamp:
-            digest = hashlib.sha256(type(self).__name__.encode())
+            digest = hashlib.sha256(type(self).__name__.encode() + self.prompted.design.encode())
             for name, value in sorted({**weights, **others}.items()):
                 digest.update(name.encode())
                 digest.update(_bytes(name, value))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..backbone import stock_clip
 from ..backbone.prompted_clip import PromptedCLIP
 
 __all__ = [
@@ -34,11 +33,11 @@ class ClassTokens:
     """What stays fixed in the prompts of C classes while the context is learned.
 
     Attributes:
-        prefix: ``(C, 1, Dt)`` embedding of the start token.
+        prefix: ``(C, 1, Dt)`` embedding of the start token; ``(C, 0, Dt)`` for a SigLIP, which has none.
         suffix: ``(C, L-1-n, Dt)`` embeddings of everything behind the context.
-        eot: ``(C,)`` int64 position of the end token.
+        eot: ``(C,)`` int64 position of the end token, or wherever else the text is read.
         order: ``(C, L)`` int64, see :func:`name_order`; None where the class name stands at the end.
-        length: tokens of the longest prompt, its end token included; what stands behind changes no feature.
+        length: tokens of the longest prompt, up to where it is read; what stands behind changes no feature.
     """
 
     prefix: Tensor
@@ -68,37 +67,51 @@ def class_tokens(
         position: where the class name stands: behind the context, in its middle or in front of it.
 
     Raises:
-        ValueError: ``position`` is none of end, middle, front, or the context leaves no room for a name.
+        ValueError: ``position`` is none of end, middle, front, the context leaves no room for a name, or it shares
+            tokens with the names.
     """
-    most = clip.context_length - 4  # start, one token of the name, full stop, end
+    tokenizer = clip.tokenizer
+    num_start = len(tokenizer.start)
+    most = clip.context_length - num_start - 2 - len(tokenizer.end)  # one token of the name, full stop
     if num_context > most:
         raise ValueError(f"N_CTX must be at most {most}, CLIP reads {clip.context_length} tokens, got {num_context}")
     names = [plain_name(name) for name in class_names]
+    ids = clip.tokenize([f"{context} {name}." for name in names])
+    learned = torch.tensor(tokenizer.encode(context)[:num_context], device=ids.device)
+    if num_context and not torch.equal(ids[:, num_start : num_start + num_context], learned.expand(len(ids), -1)):
+        raise ValueError(
+            f'the tokens of "{context}" run into those of the class names; choose other words of N_CTX tokens'
+        )
     order = None
     if position != "end":
-        lengths = [len(stock_clip.tokenizer.encode(name)) for name in names]
-        order = name_order(lengths, num_context, clip.context_length, position)
-    return text_tokens(clip, [f"{context} {name}." for name in names], num_context, order)
+        before = len(tokenizer.encode(context))  # a name has other tokens where no word stands before it
+        lengths = [len(tokenizer.encode(f"{context} {name}")) - before for name in names]
+        order = name_order(lengths, num_context, clip.context_length, position, num_start).to(ids.device)
+    return _without_context(clip, ids, num_context, order)
 
 
 @torch.no_grad()
-def text_tokens(clip: PromptedCLIP, texts: Sequence[str], num_context: int, order: Tensor | None = None) -> ClassTokens:
+def text_tokens(clip: PromptedCLIP, texts: Sequence[str], num_context: int) -> ClassTokens:
     """Embed one text for every class, and cut the ``num_context`` tokens out that are learned.
 
     Args:
         clip: the model that embeds.
         texts: C texts that begin with words for the context.
         num_context: n.
-        order: ``(C, L)``, see :func:`name_order`.
     """
-    ids = clip.tokenize(texts)
+    return _without_context(clip, clip.tokenize(texts), num_context, None)
+
+
+def _without_context(clip: PromptedCLIP, ids: Tensor, num_context: int, order: Tensor | None) -> ClassTokens:
     embedding = clip.embed(ids)  # (C, L, Dt)
-    eot = ids.argmax(dim=-1)
-    order = None if order is None else order.to(ids.device)
-    return ClassTokens(embedding[:, :1], embedding[:, 1 + num_context :], eot, order, int(eot.max()) + 1)
+    num_start, eot = len(clip.tokenizer.start), clip.tokenizer.end_of(ids)
+    prefix, suffix = embedding[:, :num_start], embedding[:, num_start + num_context :]
+    return ClassTokens(prefix, suffix, eot, order, int(eot.max()) + 1)
 
 
-def name_order(name_lengths: Sequence[int], num_context: int, context_length: int, position: str) -> Tensor:
+def name_order(
+    name_lengths: Sequence[int], num_context: int, context_length: int, position: str, num_start: int = 1
+) -> Tensor:
     """Which token of ``[start, context, suffix]`` stands at each place once the class name is moved forward.
 
     Moving the name permutes the sequence, so one gather does it for all classes.
@@ -108,6 +121,7 @@ def name_order(name_lengths: Sequence[int], num_context: int, context_length: in
         num_context: n.
         context_length: L.
         position: ``end``, ``middle`` (behind the first half of the context) or ``front``.
+        num_start: start tokens.
 
     Returns:
         ``(C, L)`` int64.
@@ -120,9 +134,9 @@ def name_order(name_lengths: Sequence[int], num_context: int, context_length: in
     before = {"end": num_context, "middle": num_context // 2, "front": 0}[position]  # context tokens before the name
     length = torch.tensor(name_lengths).unsqueeze(1)  # (C, 1)
     place = torch.arange(context_length).expand(len(name_lengths), -1)  # (C, L)
-    start = 1 + before
+    start = num_start + before
     in_name = (place >= start) & (place < start + length)
-    in_rest = (place >= start + length) & (place < 1 + num_context + length)  # context tokens behind the name
+    in_rest = (place >= start + length) & (place < num_start + num_context + length)  # context tokens behind the name
     return torch.where(in_name, place + num_context - before, torch.where(in_rest, place - length, place))
 
 
@@ -142,7 +156,7 @@ def place_context(
         ``(C, L, Dt)``, or ``(B, C, L, Dt)``.
     """
     if length is not None:
-        suffix = suffix[..., : length - 1 - context.shape[-2], :]
+        suffix = suffix[..., : length - prefix.shape[-2] - context.shape[-2], :]
         order = None if order is None else order[:, :length]
     shape = torch.broadcast_shapes(context.shape[:-2], prefix.shape[:-2])  # (C,) or (B, C)
     parts = [part.to(prefix.dtype).expand(*shape, -1, -1) for part in (prefix, context, suffix)]

@@ -74,7 +74,7 @@ class DeepPromptedCLIP(BaseModel):
     def _text_features(self, classnames: list[str]) -> Tensor:
         if self.context is None:
             return self.prompted.text_features([f"a photo of a {plain_name(name)}." for name in classnames])
-        words = " ".join(["X"] * len(self.context))
+        words = self.prompted.tokenizer.placeholder(len(self.context))
         tokens = class_tokens(self.prompted, classnames, words, len(self.context))
         prompts = place_context(self.context, tokens.prefix, tokens.suffix, length=tokens.length)
         deep: Tensor | BlockPrompts | None = self.text
@@ -103,7 +103,8 @@ class CoCoOp(BaseModel):
         self.meta_net = meta
 
     def _class_tokens(self, classnames: Sequence[str]) -> ClassTokens:
-        return class_tokens(self.prompted, classnames, " ".join(["X"] * len(self.context)), len(self.context))
+        num_context = len(self.context)
+        return class_tokens(self.prompted, classnames, self.prompted.tokenizer.placeholder(num_context), num_context)
 
     def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
@@ -220,6 +221,7 @@ def check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) 
     if not prompted.is_vit:
         raise ValueError(f'"{path}" holds visual prompts, which need a ViT; set MODEL.BACKBONE.NAME to its backbone')
     own: dict[str, Tensor] = {
+        "image_encoder.conv1.weight": prompted.vit.conv1.weight,
         "image_encoder.proj": prompted.vit.proj,
         "text_encoder.text_projection": prompted.clip.text_projection,
     }
@@ -245,8 +247,8 @@ def _with_fixed_words(
     n = len(context)
     if not words or n > 4:  # the family's rule: longer contexts start at random, without words
         return context
-    ids = prompted.tokenize([words.replace("_", " ")])
-    fixed = prompted.embed(ids)[0, 1 + n : int(ids.argmax())].float()
+    ids = torch.tensor([prompted.tokenizer.encode(words.replace("_", " "))[n:]], dtype=torch.long)
+    fixed = prompted.embed(ids)[0].float()
     stored = state.get("prompt_learner.token_suffix")
     if stored is not None and len(fixed):
         alike = cosine_similarity(stored[0, : len(fixed)].float().cpu(), fixed.cpu(), dim=-1)

@@ -55,6 +55,7 @@ class CAPTSettings:
     gate_by_evidence: bool = True
     use_sem: bool = True
     use_sam: bool = True
+    use_adapter: bool = True
     use_mgde: bool = True
     use_corrections: bool = True
     weight_confuse: float = 1.0
@@ -85,14 +86,21 @@ class CAPTOutput:
     losses: dict[str, Tensor] | None
 
 
-def _adapter_for(clip: PromptedCLIP, settings: CAPTSettings) -> DiffMannerAdapter:
-    """The Diff-Manner Adapter of this CLIP's patch tokens, started from its last block."""
+def _adapter_for(clip: PromptedCLIP, settings: CAPTSettings) -> DiffMannerAdapter | None:
+    """The Diff-Manner Adapter of this CLIP's patch tokens, started from its last block; None where it has none."""
     if clip.width is None or clip.grid is None:
-        raise ValueError("the sample confusion miner needs a ViT's patch tokens; set TRAINER.CAPT.SAM.ON False")
+        if not settings.use_mgde:
+            raise ValueError("without patch tokens, which a ResNet has not, MGDE.ON must be True: nothing is trained")
+        return None
     block = clip.vit.transformer.resblocks[-1]
     adapter = DiffMannerAdapter(clip.width, clip.grid, block.attn.num_heads, settings.alpha, settings.gamma)
     adapter.start_from(block)
     return adapter
+
+
+def _num_heads(dim: int) -> int:
+    """Heads of about 64 channels that share ``dim`` evenly."""
+    return next(heads for heads in range(max(1, dim // 64), 0, -1) if dim % heads == 0)
 
 
 class Refiner(nn.Module):
@@ -129,7 +137,7 @@ class CAPTModel(nn.Module):
         settings: sizes and switches.
 
     Raises:
-        ValueError: the backbone is a ResNet and the sample miner is on.
+        ValueError: nothing would be trained.
     """
 
     to_bank: Tensor  # (C,) the bank's index of each class
@@ -140,14 +148,14 @@ class CAPTModel(nn.Module):
         self.base = base
         self.settings = settings
         self.semantic_miner = SemanticConfusionMiner(settings.num_pairs, settings.symmetric)
-        adapter = _adapter_for(base.prompted, settings) if settings.use_sam else None
+        adapter = _adapter_for(base.prompted, settings) if settings.use_sam and settings.use_adapter else None
         self.sample_miner = None
-        if adapter is not None:
+        if settings.use_sam:
             sought = settings.num_representatives, settings.by_label, settings.max_retrieval_megabytes
             self.sample_miner = SampleConfusionMiner(adapter, *sought)
         expert = MultiGranularityDiscrepancyExpert(
             base.embed_dim,
-            max(1, base.embed_dim // 64),
+            _num_heads(base.embed_dim),
             settings.hidden_ratio,
             settings.top_k,
             settings.dropout,
@@ -205,7 +213,7 @@ class CAPTModel(nn.Module):
 
         Args:
             z: ``(B, D)`` normalised image features.
-            cls: ``(B, Dv)`` class tokens; None for a ResNet.
+            cls: ``(B, Dv)`` class tokens, or what stands in for them; None with SAM off.
             tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
             label: ``(B,)`` ground truth; losses are computed when it is given.
             query_index: ``(B,)`` the bank's data-set index of each image; -1 (default) for images not in the bank.
@@ -242,6 +250,7 @@ class CAPTModel(nn.Module):
                 self.to_bank,
                 self.bank_text_features,
                 query_index,
+                z,
             )
 
         # Multi-Granularity Discrepancy Expert: the refined feature z' (Eq. 11).
@@ -280,7 +289,7 @@ class CAPTModel(nn.Module):
         settings = self.settings
         losses = {"loss_ori": original_loss(logits, label)}
         weights = {"loss_ori": 1.0}
-        if samples is not None and settings.weight_confuse:
+        if samples is not None and self.refiner.adapter is not None and settings.weight_confuse:
             rivals = torch.cat([pairs.target.unsqueeze(1), pairs.partners], dim=1)  # (B, P+1)
             there = torch.cat([torch.ones_like(pairs.valid[:, :1]), pairs.valid], dim=1)
             own = label if self.bank is None else self.to_bank[label]

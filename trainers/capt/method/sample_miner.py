@@ -48,7 +48,8 @@ class SampleConfusionMiner(nn.Module):
     """Retrieves representative confused samples and gives them and the query their confusion features.
 
     Args:
-        adapter: the Diff-Manner Adapter, shared by query and representatives.
+        adapter: the Diff-Manner Adapter, shared by query and representatives; None leaves image features as they are
+            (D), which is what an untrained adapter does, and all that can be done for a ResNet.
         num_representatives: K.
         by_label: see :meth:`ConfusionBank.retrieve`.
         max_megabytes: likewise.
@@ -56,7 +57,7 @@ class SampleConfusionMiner(nn.Module):
 
     def __init__(
         self,
-        adapter: DiffMannerAdapter,
+        adapter: DiffMannerAdapter | None,
         num_representatives: int,
         by_label: bool = False,
         max_megabytes: float = 256.0,
@@ -71,6 +72,7 @@ class SampleConfusionMiner(nn.Module):
         self, cls: Tensor, tokens: Tensor, intensity: Tensor, project: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """u = norm(proj(ln_post(x_cls + pool(X' - X)))) ``(..., D)`` of tokens ``(..., N, Dv)``."""
+        assert self.adapter is not None, "without an adapter confusion features are image features"
         lead = cls.shape[:-1]
         adapted = self.adapter(cls.flatten(0, -2), tokens.flatten(0, -3), intensity.flatten())
         return normalize(project(adapted), dim=-1).unflatten(0, lead)
@@ -78,7 +80,7 @@ class SampleConfusionMiner(nn.Module):
     def forward(
         self,
         cls: Tensor,
-        tokens: Tensor,
+        tokens: Tensor | None,
         intensity: Tensor,
         pairs: MinedPairs,
         project: Callable[[Tensor], Tensor],
@@ -86,12 +88,13 @@ class SampleConfusionMiner(nn.Module):
         to_bank: Tensor | None,
         bank_text_features: Tensor | None,
         query_index: Tensor,
+        z: Tensor | None = None,
     ) -> SampleSet:
         """Mine the representatives of a batch.
 
         Args:
             cls: ``(B, Dv)`` class tokens.
-            tokens: ``(B, N, Dv)`` patch tokens.
+            tokens: ``(B, N, Dv)`` patch tokens; None without an adapter.
             intensity: ``(B,)`` confusion intensity of the queries.
             pairs: the mined pairs.
             project: class token to joint space.
@@ -99,8 +102,14 @@ class SampleConfusionMiner(nn.Module):
             to_bank: ``(C,)`` the bank's index of each class in use, -1 for unknown ones.
             bank_text_features: ``(C_bank, D)`` T of the bank's classes.
             query_index: ``(B,)`` the bank's data-set index of each query, -1 for an image it was not built from.
+            z: ``(B, D)`` image features, which are read where there is no adapter.
         """
-        u = self.confusion_feature(cls, tokens, intensity, project)
+        if self.adapter is not None:
+            assert tokens is not None, "the adapter adapts patch tokens"
+            u = self.confusion_feature(cls, tokens, intensity, project)
+        else:
+            assert z is not None, "without an adapter confusion features are image features"
+            u = z
         if bank is None or to_bank is None or bank_text_features is None:
             return self._empty(u)
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
@@ -119,6 +128,8 @@ class SampleConfusionMiner(nn.Module):
         if bank.confusion_features is not None:
             return bank.confusion_features[entry]
         rows = bank.entries
+        if self.adapter is None:
+            return rows.feature[entry]
         return self.confusion_feature(rows.cls[entry], rows.tokens[entry], rows.intensity[entry], project)
 
     @torch.no_grad()

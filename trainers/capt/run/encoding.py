@@ -96,7 +96,6 @@ class Encoding:
         if tower is None or self.names is None:
             self.files = None
             return
-        self.with_tokens = self.with_tokens and tower.is_vit
         self._per_image = token_bytes(tower)
         self._keeps_tokens = self.with_tokens and self._room_for_tokens()
 
@@ -207,10 +206,13 @@ class Encoding:
         name = self._stored_names(part, view)[0]
         if self.files.find(name) is None:
             self.files.write(name, {"feature": torch.cat([batch.feature for batch in batches])})
-        tokens = [(batch.cls, batch.tokens) for batch in batches if batch.cls is not None and batch.tokens is not None]
+        tokens = {
+            key: torch.cat(values)
+            for key in ("cls", "tokens")  # a ResNet has the first alone
+            if (values := [value for batch in batches if (value := getattr(batch, key)) is not None])
+        }
         if tokens:
-            cls, patches = (torch.cat(values) for values in zip(*tokens, strict=True))
-            self.files.write(f"{name}-tokens", {"cls": cls, "tokens": patches})
+            self.files.write(f"{name}-tokens", tokens)
 
 
 class _Pixels(Dataset[list[Tensor]]):

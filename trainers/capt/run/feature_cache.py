@@ -39,7 +39,7 @@ class ViewBatch:
 
     Attributes:
         z: ``(B, D)`` fp32 normalised image feature.
-        cls: ``(B, Dv)`` class token; None for a ResNet.
+        cls: ``(B, Dv)`` class token, or what stands in for it; None where nobody needs it.
         tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
         label: ``(B,)``.
         index: ``(B,)`` data-set index of the image.

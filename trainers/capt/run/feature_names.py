@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import PIL
 import torch
@@ -25,16 +25,21 @@ from ..backbone.prompted_clip import PromptedCLIP
 from .files import relative_path
 from .views import ViewDataset
 
+if TYPE_CHECKING:
+    from clip.model import ModifiedResNet
+
 __all__ = ["FeatureNames", "token_bytes"]
 
 FORMAT = 1
 
 
 def token_bytes(tower: PromptedCLIP) -> int:
-    """What class and patch tokens of one view of an image take; 0 for a ResNet."""
+    """What class and patch tokens of one view of an image take; of a ResNet, what stands in for the class token."""
+    bytes_each = torch.finfo(tower.dtype).bits // 8
     if tower.grid is None or tower.width is None:
-        return 0
-    return (tower.grid**2 + 1) * tower.width * torch.finfo(tower.dtype).bits // 8
+        pool = cast("ModifiedResNet", tower.clip.visual).attnpool
+        return pool.get_parameter("positional_embedding").shape[1] * bytes_each
+    return (tower.grid**2 + 1) * tower.width * bytes_each
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class FeatureNames:
             return None
         common = {
             "format": FORMAT,
-            "tower": tower_digest(tower.clip.visual),
+            "tower": [tower_digest(tower.clip.visual), tower.design],
             "batch_size": batch_size,
             "reader": reader,
             "looks": looks[:1],

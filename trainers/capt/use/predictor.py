@@ -27,7 +27,7 @@ from torchvision import transforms
 from yacs.config import CfgNode
 
 from ..backbone.precision import autocast_for, usable_precision
-from ..backbone.prompted_clip import load_prompted_clip
+from ..backbone.prompted_clip import load_backbone
 from ..bank.confusion_bank import ConfusionBank
 from ..bank.files import FILE as BANK_FILE
 from ..bank.pair_features import PairFeatures
@@ -252,7 +252,7 @@ def load(
     serving = _serving(run, record)
     precision = usable_precision(node.PREC, device)
     name = backbone or _found(cfg.MODEL.BACKBONE.NAME, run)
-    prompted = load_prompted_clip(name, tuple(cfg.INPUT.SIZE), precision).to(device)
+    prompted = load_backbone(cfg, precision, name).to(device)
     base = build_base(prompted, _base_spec(cfg, serving.template, run, base_dir)).to(device)
     base.trained_on = list(record["classnames"])
     model = CAPTModel(base, _settings(node, run)).to(device)
@@ -260,7 +260,7 @@ def load(
 
     bank = None
     if (run / BANK_FILE).is_file() or node.BANK.AT_TEST:
-        has_features = model.sample_miner is not None and node.BANK.AT_TEST
+        has_features = model.refiner.adapter is not None and node.BANK.AT_TEST
         bank = ConfusionBank.of_run(run, base.digest(), path if has_features else None, device)
     library = PromptLibrary(_prompts(run, node.SEM.PROMPTS), cfg.DATASET.NAME, serving.all_classnames)
     return Predictor(run, record, model, bank, library, precision)

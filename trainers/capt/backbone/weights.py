@@ -1,0 +1,95 @@
+"""Tensors out of files: torch's own, safetensors, TorchScript archives, files in parts. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zipfile
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+__all__ = ["read_json", "read_weights"]
+
+# What a checkpoint of open_clip's training holds; which model it is of stands nowhere in it.
+OPEN_CLIP_TRAINING = {"epoch", "name", "state_dict", "optimizer"}
+
+
+def read_weights(path: str, model_is_known: bool = False) -> dict[str, Tensor]:
+    """All tensors ``(..., n)`` of a file by name, on the CPU; ``module.`` in front and ``state_dict`` around are gone.
+
+    Args:
+        path: ``.safetensors``, OpenAI's TorchScript archive, what ``torch.save`` wrote of tensors, or the
+            ``.index.json`` of files in several parts.
+        model_is_known: take a checkpoint of open_clip's training as well, since its model is named elsewhere.
+
+    Raises:
+        ValueError: the file is damaged, cut or holds something else.
+    """
+    if path.endswith(".index.json"):
+        return _read_parts(path)
+    try:
+        content = _read(path)
+    except Exception as error:  # torch raises half a dozen types for a damaged or foreign file
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f'"{path}" cannot be read as CLIP weights ({first_line}); is the file complete?') from error
+    if isinstance(content, dict) and content.keys() >= OPEN_CLIP_TRAINING and not model_is_known:
+        raise ValueError(
+            f'"{path}" is a checkpoint of open_clip\'s training, which does not say of what model; '
+            f"name it as open_clip:MODEL/{path}, with open_clip's name of the model"
+        )
+    content = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f'"{path}" holds no state dict of tensors, so it is no CLIP in OpenAI\'s layout')
+    return {key.removeprefix("module."): value for key, value in content.items()}
+
+
+def _read(path: str) -> Any:
+    if path.endswith(".safetensors"):
+        return load_file(path)
+    if _is_torchscript(path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated; OpenAI's files need it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return torch.jit.load(path, map_location="cpu").state_dict()
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_torchscript(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in entry for entry in archive.namelist())
+
+
+def _read_parts(path: str) -> dict[str, Tensor]:
+    """The tensors of all files that an ``.index.json`` names; they lie beside it."""
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or any(os.path.basename(str(name)) != name for name in names.values()):
+        raise ValueError(f'"{path}" lists no files beside it under "weight_map"; copy it again')
+    state: dict[str, Tensor] = {}
+    for name in sorted(set(names.values())):
+        part = os.path.join(os.path.dirname(path), name)
+        if not os.path.isfile(part):
+            raise ValueError(f'"{path}" lists "{name}", which is not beside it; copy all parts')
+        state |= read_weights(part)
+    return state
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: the file is damaged, or holds no object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except ValueError as error:
+        raise ValueError(f'"{path}" cannot be read as JSON ({error}); is the file complete?') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'"{path}" holds no JSON object; is it the right file?')
+    return content
