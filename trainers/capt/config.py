@@ -39,7 +39,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     """Add ``TRAINER.CAPT`` and, where the host has none, ``DATASET.SUBSAMPLE_CLASSES`` and ``INPUT.PICTURES``."""
     if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    if "PICTURES" not in cfg.INPUT:
+    if "PICTURES" not in cfg.setdefault("INPUT", CfgNode()):
         # stored: as CoOp reads; shown: turned as EXIF says, on white; auto: shown for the data set Folder alone (D)
         cfg.INPUT.PICTURES = "auto"
     node = cfg.TRAINER.CAPT = CfgNode()
