@@ -61,7 +61,7 @@ def extend_cfg(cfg: CfgNode) -> None:
     """Add ``TRAINER.CAPT``, ``TRAIN.KEEP`` and, where the host has none, the keys of DATASET and INPUT."""
     if "SUBSAMPLE_CLASSES" not in cfg.DATASET:
         cfg.DATASET.SUBSAMPLE_CLASSES = "all"  # all, base or new
-    if "PICTURES" not in cfg.INPUT:
+    if "PICTURES" not in cfg.setdefault("INPUT", CfgNode()):
         # stored: as CoOp reads; shown: turned as EXIF says, on white; auto: shown for the data set Folder alone (D)
         cfg.INPUT.PICTURES = "auto"
     cfg.TRAIN.KEEP = 2  # states of an unfinished run that are kept: the last, and those before it should it be damaged

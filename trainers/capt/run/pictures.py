@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-__all__ = ["ImageError", "as_rgb", "read_image"]
+__all__ = ["ImageError", "as_rgb", "read_image", "read_shown", "read_stored"]
 
 Source = str | os.PathLike[str] | BinaryIO
 
@@ -63,6 +63,16 @@ def read_image(source: Source, shown: bool = False, side: int | None = None) -> 
         reason = _reason(error, source)
         message = f'"{name}" cannot be read as an image ({reason}); restore the file, or leave it out'
         raise _error(message, reason) from error
+
+
+def read_stored(path: str) -> Image.Image:
+    """:func:`read_image` as stored; its own name says how features were read that are kept under it."""
+    return read_image(path)
+
+
+def read_shown(path: str) -> Image.Image:
+    """:func:`read_image` as shown, likewise."""
+    return read_image(path, shown=True)
 
 
 def as_rgb(image: Image.Image, shown: bool = False) -> Image.Image:

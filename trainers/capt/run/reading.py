@@ -9,13 +9,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from yacs.config import CfgNode
 
-from .pictures import read_image
+from .pictures import read_shown, read_stored
 
 if TYPE_CHECKING:
     from dassl.engine import TrainerX as Host
@@ -43,8 +42,8 @@ def way_of(cfg: CfgNode, dataset: Any) -> str:
 
 
 def reader_of(cfg: CfgNode, dataset: Any) -> Reader:
-    """:func:`read_image` the way that :func:`way_of` says."""
-    return partial(read_image, shown=way_of(cfg, dataset) == "shown")
+    """The reader of the way that :func:`way_of` says."""
+    return read_shown if way_of(cfg, dataset) == "shown" else read_stored
 
 
 def lend_reader(loader: Any, read: Reader) -> None:
@@ -81,7 +80,7 @@ class ReadingMixin(Host):
     """Comes before Dassl's ``TrainerX``; all of the run's loaders read the same way."""
 
     pictures = "stored"  # or shown
-    read_image: Reader = staticmethod(read_image)
+    read_image: Reader = staticmethod(read_stored)
 
     def build_data_loader(self) -> None:
         """Dassl's, reading as ``INPUT.PICTURES`` says."""
