@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import PIL
@@ -63,14 +62,14 @@ class FeatureNames:
         """The names, or None where a transform does not say what it does (its text is an address in memory)."""
         looks = [_told(images.test_transform)]
         looks += [_told(images.train_transform)] if images.num_views > 1 else []
-        reader = _reader(images.read_image)
-        if None in looks or reader is None:
+        reader = images.read_image
+        if None in looks or (where := getattr(reader, "__qualname__", None)) is None:
             return None
         common = {
             "format": FORMAT,
             "tower": [tower_digest(tower.clip.visual), tower.design],
             "batch_size": batch_size,
-            "reader": reader,
+            "reader": f"{reader.__module__}.{where}",
             "looks": looks[:1],
             "machine": _machine(device),
             "versions": [torch.__version__, torchvision.__version__, PIL.__version__],
@@ -93,15 +92,6 @@ def _file(path: str, root: str) -> list[Any]:
         return [name]
     file = os.stat(path)
     return [name, file.st_size, file.st_mtime_ns]
-
-
-def _reader(read: Any) -> str | None:
-    """Name of the function, and what it is given besides the path."""
-    if isinstance(read, partial):
-        inner = _reader(read.func)
-        return None if inner is None else f"{inner} {read.args} {sorted(read.keywords.items())}"
-    where = getattr(read, "__qualname__", None)
-    return None if where is None else f"{read.__module__}.{where}"
 
 
 def _told(transform: Any) -> str | None:
