@@ -23,7 +23,7 @@ import tiny_capt  # noqa: E402
 from trainers.capt.run.signals import Interrupted  # noqa: E402
 from trainers.capt.run.states import states_in  # noqa: E402
 
-PUBLISHED = ("TRAIN.CHECKPOINT_FREQ", 0)
+OFTEN = ("TRAIN.CHECKPOINT_FREQ", 0, "TRAIN.KEEP_MINUTES", 0.0)
 MODES = {
     "cached": ("TRAINER.CAPT.CACHE.VIEWS", 2),
     "not cached": ("TRAINER.CAPT.CACHE.VIEWS", 0),
@@ -44,12 +44,21 @@ def files(tmp_path_factory):
 
 
 def capt(files, out, *more):
-    return capt_runs.build(files, out, *PUBLISHED, *more)
+    return capt_runs.build(files, out, *OFTEN, *more)
 
 
 def maple(files, out, *more):
     (out.parent).mkdir(exist_ok=True)
-    options = ["OUTPUT_DIR", str(out), "OPTIM.MAX_EPOCH", 2, "INPUT.TRANSFORMS", ("random_flip", "normalize"), *more]
+    options = [
+        "OUTPUT_DIR",
+        str(out),
+        "OPTIM.MAX_EPOCH",
+        2,
+        "INPUT.TRANSFORMS",
+        ("random_flip", "normalize"),
+        *OFTEN,
+        *more,
+    ]
     return colours.build(files, files / "small.pt", "MaPLe", {"PROMPT_DEPTH": 2}, options)
 
 

@@ -12,6 +12,7 @@ import tiny
 import torch
 
 from trainers.capt.run.signals import SIGNALS, Interrupted
+from trainers.coop import CoOp
 
 DEEP = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
 METHODS = {
@@ -46,7 +47,8 @@ def build(tmp_path, clip):
         folder = tmp_path / where
         folder.mkdir(exist_ok=True)
         keys = (teacher if name == "PromptKD" else {}) | (METHODS[name] or {})
-        options = [*RANDOM, "DATASET.ROOT", str(tmp_path), "TRAINER.MODAL", "cross", *options]
+        common = ["DATASET.ROOT", str(tmp_path), "TRAINER.MODAL", "cross", "TRAIN.KEEP_MINUTES", 0.0]
+        options = [*RANDOM, *common, *options]
         return colours.build(folder, path, name, keys, options)
 
     return build_one
@@ -209,9 +211,25 @@ def test_states_are_as_many_and_as_rare_as_configured(build, tmp_path, monkeypat
     assert left("TRAIN.KEEP", 1) == ["epoch_0003_batch_00001.pt"]
     assert len(left("TRAIN.KEEP", 9)) == 4
     assert left("TRAIN.KEEP_MINUTES", 60.0) == ["epoch_0003_batch_00001.pt"]
-    clock = iter(range(0, 10**6, 40))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))  # 40 s between any two looks
-    assert left("TRAIN.KEEP_MINUTES", 1.0, "TRAIN.KEEP", 9)[:1] == ["epoch_0002_batch_00000.pt"]
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(CoOp, "before_epoch", later(CoOp.before_epoch, clock, 40))
+    names = ["epoch_0002_batch_00000.pt", "epoch_0003_batch_00001.pt"]
+    assert left("TRAIN.KEEP_MINUTES", 1.0, "TRAIN.KEEP", 9) == names
+    # 2 % of the time: the first state takes 1 s, and the next ones wait for 50
+    monkeypatch.setattr(CoOp, "run_state", later(CoOp.run_state, clock, 1))
+    names = [f"epoch_000{epoch}_batch_0000{batch}.pt" for epoch, batch in ((1, 0), (3, 0), (3, 1))]
+    assert left("TRAIN.KEEP_MINUTES", -1.0, "TRAIN.KEEP", 9) == names
+
+
+def later(method, clock, seconds):
+    """The method, which takes so long by this clock."""
+
+    def slow(self):
+        clock[0] += seconds
+        return method(self)
+
+    return slow
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "emptied"])

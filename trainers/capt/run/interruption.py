@@ -42,6 +42,8 @@ __all__ = ["ResumableMixin"]
 
 Summary = Mapping[str, Tensor | float] | None
 
+LARGEST_SHARE = 0.02  # of a run's time that its states take
+
 
 @dataclass
 class Progress:
@@ -82,6 +84,7 @@ class ResumableMixin(Host):
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
     _is_trained = False
     _stored_at = 0.0
+    _store_seconds = 0.0  # that the last state took
 
     def run_state(self) -> dict[str, Any]:
         """What the next step depends on beside models, optimisers and schedules; plain containers and tensors."""
@@ -147,7 +150,9 @@ class ResumableMixin(Host):
             drop_states(self.output_dir)
             return
         self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
-        if time.monotonic() - self._stored_at >= 60 * self.cfg.TRAIN.get("KEEP_MINUTES", 0.0):
+        minutes = self.cfg.TRAIN.get("KEEP_MINUTES", -1.0)
+        seconds = 60 * minutes if minutes >= 0 else self._store_seconds / LARGEST_SHARE
+        if time.monotonic() - self._stored_at >= seconds:
             self._store_progress()
 
     @contextlib.contextmanager
@@ -214,6 +219,7 @@ class ResumableMixin(Host):
         progress = self._progress
         if progress is None or progress.is_stored or (progress.summaries and progress.now is None):
             return None
+        start = time.monotonic()
         self._refuse_not_finite()
         content = {
             "models": {name: self._model_state(name) for name in self.get_model_names()},
@@ -231,6 +237,7 @@ class ResumableMixin(Host):
         position = Position(progress.epoch, len(progress.summaries))
         path = write_state(self.output_dir, position, content, self.cfg.TRAIN.get("KEEP", 2))
         progress.is_stored, self._stored_at = True, time.monotonic()
+        self._store_seconds = self._stored_at - start
         return path
 
     def _model_state(self, name: str) -> dict[str, Any]:

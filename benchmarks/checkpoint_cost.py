@@ -1,0 +1,129 @@
+"""What a state behind every epoch costs: a MaPLe run at the size of ViT-B/16, and one of CAPT's refiner of that size.
+
+    PYTHONPATH=. python benchmarks/checkpoint_cost.py --out FOLDER_ON_YOUR_DISK
+
+Random weights, noise for images: times depend on sizes alone. A state is timed as it is in a run, with its fsync;
+an epoch has the steps of half of Caltech101. Prints seconds, the share, and the bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import types
+from pathlib import Path
+
+import compat  # noqa: F401
+
+import torch
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+
+import trainers
+from trainers.capt.run.interruption import Progress
+from trainers.capt.run.states import rng_state, states_in
+
+ROOT = Path(__file__).resolve().parents[1]
+EPOCH = 16 * 50 // 4  # steps of an epoch: 16 shots of 50 classes in batches of 4, half of Caltech101
+
+
+def vit_b16() -> dict[str, torch.Tensor]:
+    """A state dict in the layout and the sizes of OpenAI's ViT-B/16."""
+    state = {
+        "visual.class_embedding": torch.randn(768),
+        "visual.positional_embedding": torch.randn(197, 768),
+        "visual.proj": torch.randn(768, 512),
+        "visual.conv1.weight": torch.randn(768, 3, 16, 16) * 0.02,
+        "text_projection": torch.randn(512, 512),
+        "positional_embedding": torch.randn(77, 512),
+        "logit_scale": torch.tensor(4.6),
+        "token_embedding.weight": torch.randn(49408, 512) * 0.02,
+    }
+    towers = {"visual.transformer": 768, "transformer": 512}
+    norms = {"visual.ln_pre": 768, "visual.ln_post": 768, "ln_final": 512}
+    for tower, width in towers.items():
+        for block in range(12):
+            name = f"{tower}.resblocks.{block}"
+            norms |= {f"{name}.ln_1": width, f"{name}.ln_2": width}
+            shapes = {"attn.in_proj_": (3 * width, width), "attn.out_proj.": (width, width)}
+            shapes |= {"mlp.c_fc.": (4 * width, width), "mlp.c_proj.": (width, 4 * width)}
+            for layer, (rows, columns) in shapes.items():
+                state[f"{name}.{layer}weight"] = torch.randn(rows, columns) * 0.02
+                state[f"{name}.{layer}bias"] = torch.zeros(rows)
+    for name, width in norms.items():
+        state |= {f"{name}.weight": torch.ones(width), f"{name}.bias": torch.zeros(width)}
+    return state
+
+
+def trainer_of(name: str, yaml: str, clip: Path, out: Path, num_classes: int) -> trainers.capt.CAPT:
+    """A trainer that knows its classes and has no data set."""
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/trainers" / yaml))
+    cfg.merge_from_list(["TRAINER.NAME", name, "MODEL.BACKBONE.NAME", str(clip), "OUTPUT_DIR", str(out), "SEED", 1])
+    cfg.merge_from_list(["USE_CUDA", torch.cuda.is_available(), f"TRAINER.{name.upper()}.PREC", "fp32"])
+    cfg.freeze()
+    names = [f"class {i}" for i in range(num_classes)]
+
+    def build_data_loader(self: trainers.capt.CAPT) -> None:
+        data = types.SimpleNamespace(classnames=names)
+        self.dm, self.num_classes = types.SimpleNamespace(dataset=data), num_classes
+        self.lab2cname = dict(enumerate(names))
+        self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
+
+    kind = TRAINER_REGISTRY.get(name)
+    return type(name, (kind,), {"build_data_loader": build_data_loader})(cfg)
+
+
+def state_seconds(trainer: trainers.capt.CAPT, repeats: int) -> tuple[float, int]:
+    """Median seconds that a state takes, and its bytes."""
+    seconds = []
+    for epoch in range(repeats):
+        start = time.perf_counter()
+        trainer._progress = Progress(epoch, rng_state(), 0.0, is_stored=False)
+        trainer._store_progress()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds), states_in(trainer.output_dir)[0][1].stat().st_size
+
+
+def step_seconds(trainer: trainers.capt.CAPT, steps: int, size: int) -> float:
+    """Median seconds of a step on noise."""
+    trainer.batch_idx, trainer.num_batches, trainer.epoch = 0, 10**6, 0
+    trainer.set_model_mode("train")
+    seconds = []
+    for _ in range(steps):
+        images = torch.randn(size, 3, 224, 224)
+        start = time.perf_counter()
+        float(trainer.forward_backward({"img": images, "label": torch.arange(size)})["loss"])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="folder on the disk that is to be measured (a temporary one)")
+    parser.add_argument("--classes", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=9, help="states that are written")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory(dir=args.out) as folder:
+        clip = Path(folder) / "clip.pt"
+        torch.save(vit_b16(), clip)
+        maple_yaml = "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml"
+        maple = trainer_of("MaPLe", maple_yaml, clip, Path(folder) / "maple", args.classes)
+        step = step_seconds(maple, args.steps, 4)
+        state, size = state_seconds(maple, args.repeats)
+        capt = trainer_of("CAPT", "CAPT/vit_b16_ep20.yaml", clip, Path(folder) / "capt", args.classes)
+        capt.before_epoch()  # the figures of an epoch, which a state holds
+        capt_state, capt_size = state_seconds(capt, args.repeats)
+    print(f"MaPLe: a step {step:.3f} s, an epoch of {EPOCH} steps {EPOCH * step:.1f} s")
+    print(f"MaPLe: a state {state:.3f} s, {size / 1e6:.1f} MB: {100 * state / (EPOCH * step):.3f} % of an epoch")
+    print(f"CAPT: a state {capt_state:.3f} s, {capt_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
