@@ -1,0 +1,227 @@
+"""What the number of classes costs a run, phase by phase: seconds, seconds of CPU, and memory above that of the start.
+
+Every number of classes is a run of its own in a process of its own: CAPT at its defaults on zero-shot CLIP, drawn pictures
+in a folder (two a class to train on, one to test on), and the CLIP of three small blocks that the tests use. The images are
+next to nothing, so what shows is what follows from the classes.
+
+    python benchmarks/classes.py --output classes.json
+    python benchmarks/classes.py --classes 250 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START = time.perf_counter()  # imports are a phase
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "trainers")]
+
+import compat  # noqa: F401
+
+import numpy as np
+import tiny
+import torch
+from dassl.config import get_cfg_default
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import set_random_seed
+from PIL import Image
+from tabulate import tabulate
+
+import datasets
+import trainers
+from trainers.capt.run.files import write_json
+from trainers.capt.run.record import code_commit
+
+TRAIN, TEST = 2, 1  # pictures a class
+# Method of the trainer: the phase that it is. What a phase calls of another counts there.
+PHASES = {
+    "build_data_loader": "data",
+    "build_model": "model",
+    "_use_cache": "cache",
+    "_fit_shift": "shift",
+    "_make_bank": "bank",
+    "_meet_pairs": "pairs",
+    "_fit_gain": "gain",
+    "before_train": "other",
+    "forward_backward": "steps",
+    "test": "test",
+}
+
+
+class Clock:
+    """Time and memory of phases; the time of one inside another is its own."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, dict[str, float]] = {}
+        self.start_mb = _memory("VmRSS")
+        self._open: list[list[float]] = []
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what happens here."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        self._open.append([0.0, 0.0])
+        wall, cpu = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            inner = self._open.pop()
+            if self._open:
+                self._open[-1][0] += wall
+                self._open[-1][1] += cpu
+            self.add(name, wall - inner[0], cpu - inner[1])
+
+    def add(self, name: str, wall: float, cpu: float) -> None:
+        """Count a phase that has passed."""
+        found = self.phases.setdefault(name, {"s": 0.0, "cpu_s": 0.0, "mb": 0.0})
+        found["s"] += wall
+        found["cpu_s"] += cpu
+        found["mb"] = max(found["mb"], _memory("VmHWM") - self.start_mb)
+
+    def wrap(self, owner: Any, method: str, name: str) -> None:
+        """Count every call of this method."""
+        if not hasattr(owner, method):
+            return  # another version of the code
+        own: Callable[..., Any] = getattr(owner, method)
+
+        @functools.wraps(own)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            is_first = method == "forward_backward" and "first step" not in self.phases
+            with self.phase("first step" if is_first else name):
+                return own(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+
+def _memory(key: str) -> float:
+    """VmRSS or VmHWM of this process in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def draw(folder: Path, num_classes: int, side: int = tiny.SIDE) -> None:
+    """Pictures of noise around one colour a class."""
+    source = np.random.default_rng(0)
+    for c in range(num_classes):
+        colour = source.integers(40, 216, 3)
+        for part, number in (("train", TRAIN), ("test", TEST)):
+            place = folder / part / f"thing_{c:04d}"
+            place.mkdir(parents=True)
+            for i in range(number):
+                pixels = colour + source.integers(-40, 40, (side, side, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+
+
+def run(folder: Path, clock: Clock) -> None:
+    """One epoch of CAPT on the pictures in ``folder``, and its test."""
+    torch.save(tiny.clip_state(), folder / "clip.pt")
+    cfg = get_cfg_default()
+    trainers.extend_cfg(cfg)
+    cfg.merge_from_file(str(ROOT / "configs/trainers/CAPT/vit_b16_ep20.yaml"))
+    options = {
+        **{"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images"), "OUTPUT_DIR": str(folder / "run")},
+        **{"DATASET.NUM_SHOTS": TRAIN, "SEED": 1, "USE_CUDA": torch.cuda.is_available(), "VERBOSE": False},
+        **{"MODEL.BACKBONE.NAME": str(folder / "clip.pt"), "INPUT.SIZE": (tiny.SIDE, tiny.SIDE), "TRAINER.NAME": "CAPT"},
+        **{"TRAINER.CAPT.PREC": "fp32", "OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0},
+    }
+    cfg.merge_from_list([word for pair in options.items() for word in pair])
+    set_random_seed(cfg.SEED)
+    trainer_class = TRAINER_REGISTRY.get("CAPT")
+
+    class Timed(trainer_class):  # type: ignore[misc, valid-type]  # Dassl's registry knows no types
+        """Every phase of it is counted."""
+
+        def __init__(self, config: Any):
+            for method, name in PHASES.items():
+                clock.wrap(self, method, name)
+            super().__init__(config)
+
+    Timed(cfg).train()
+
+
+def one(folder: Path) -> dict[str, Any]:
+    """Figures of one run."""
+    assert datasets  # it registers the data sets
+    imported = time.perf_counter() - START, time.process_time()
+    clock = Clock()
+    clock.add("imports", *imported)
+    run(folder, clock)
+    until = [clock.phases[name] for name in clock.phases if name not in ("steps", "test")]
+    return {
+        "phases": clock.phases,
+        "until_first_step_s": sum(phase["s"] for phase in until),
+        "until_first_step_cpu_s": sum(phase["cpu_s"] for phase in until),
+        "until_first_step_mb": max(phase["mb"] for phase in until),
+    }
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 250, 397, 1000])
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each; the one with least CPU time counts")
+    parser.add_argument("--output", help="JSON file for the figures")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the folder of a run of its own
+    return parser.parse_args(argv)
+
+
+def measured(num_classes: int) -> dict[str, Any]:
+    """Figures of one run in a process of its own."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        draw(folder / "images", num_classes)
+        command = [sys.executable, __file__, "--one", temporary]
+        done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})
+        if done.returncode:
+            raise RuntimeError(f"the run with {num_classes} classes failed:\n{done.stderr[-2000:]}")
+        return {"classes": num_classes, **json.loads((folder / "figures.json").read_text())}
+
+
+def table(figures: list[dict[str, Any]]) -> str:
+    """Seconds of CPU and MB of every phase, a column for each number of classes."""
+    names = list(dict.fromkeys(name for f in figures for name in f["phases"]))
+    rows = []
+    for name in names:
+        phases = [f["phases"].get(name, {"cpu_s": 0.0, "mb": 0.0}) for f in figures]
+        rows.append([name, *(f"{phase['cpu_s']:.2f} s, {phase['mb']:.0f} MB" for phase in phases)])
+    until = "until the first step"
+    rows.append([until, *(f"{f[f'{until}_cpu_s'.replace(' ', '_').replace('the_', '')]:.2f} s" for f in figures)])
+    return tabulate(rows, ["phase, CPU", *(f"{f['classes']:,} classes" for f in figures)], tablefmt="github")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table."""
+    args = arguments(argv)
+    if args.one:
+        write_json(args.one / "figures.json", one(args.one))
+        return 0
+    figures = []
+    for num_classes in args.classes:
+        runs = [measured(num_classes) for _ in range(args.repeats)]
+        figures.append(min(runs, key=lambda f: f["until_first_step_cpu_s"]))
+        best = figures[-1]
+        print(
+            f"{num_classes:,} classes until the first step: {best['until_first_step_s']:.1f} s "
+            f"({best['until_first_step_cpu_s']:.1f} s of CPU), {best['until_first_step_mb']:.0f} MB above the start"
+        )
+    print(f"\n{table(figures)}\n\ncommit {code_commit()}")
+    if args.output:
+        write_json(args.output, {"commit": code_commit(), "figures": figures})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
