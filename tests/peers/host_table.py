@@ -4,9 +4,10 @@
     python tests/peers/host_table.py PEERS --data DATA --clip CLIP.pt --out FOLDER MaPLe TCP  # these
     python tests/peers/host_table.py PEERS --out FOLDER --print                               # the table so far
 
-PEERS holds the copies, called <owner>+<name>; DATA holds caltech-101. Each host is copied, the plugin is dropped in, its own train.py trains CAPT (2 shots, 1 epoch) and tests the new classes (every fourth image), its parser reads the logs, and the plugin is
-taken out. One JSON file a host, so that a table can be made in parts. What this Python lacks of a host's own packages
-may lie in a folder that --packages names.
+PEERS holds the copies, called <owner>+<name>; DATA holds caltech-101. Each host is copied, the plugin is dropped in,
+its own train.py trains CAPT (2 shots, 1 epoch) and tests the new classes (every fourth image), its parser reads the
+logs, and the plugin is taken out. One JSON file a host, so that a table can be made in parts. What this Python lacks of
+a host's own packages may lie in a folder that --packages names.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from ..backbone.prompted_clip import PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, class_logits, entry, learner_state
 from .context import class_tokens, place_context, plain_name
 from .distilled import load_promptkd
+from .keys import WORDS, check_keys
 from .prompted import load_cocoop, load_independent, load_maple, load_vpt
 
 __all__ = ["BASE_LEARNERS", "BaseModel", "BaseSpec", "build_base", "class_logits", "zero_shot"]
@@ -59,14 +60,22 @@ def _load_zeroshot(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 
 def _load_coop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, "ctx")
     context = entry(state, "ctx", path)
     if context.dim() != 2:
-        raise ValueError(
-            f'"{path}" holds one context for each of {len(context)} classes (CSC True), which no new class has; '
-            "train the CoOp base with TRAINER.COOP.CSC False"
-        )
+        raise ValueError(f'"{path}" holds {_of_many_contexts(context, state.get("token_prefix"))}')
     check_width(context, prompted.text_width, "ctx", path)
     return CoOp(prompted, context, spec.class_token_position)
+
+
+def _of_many_contexts(context: Tensor, prefix: Tensor | None) -> str:
+    """What a context ``(N, n, Dt)`` is one of many for, as the stored start tokens ``(C, 1, Dt)`` tell."""
+    of_classes = f"one context for each of {len(context)} classes (CSC True), which no new class has; "
+    of_classes += "train the CoOp base with TRAINER.COOP.CSC False"
+    of_plot = f"{len(context)} contexts for every class, as PLOT learns them; no base learner here serves that"
+    if prefix is None:
+        return f"{of_classes}. Or {of_plot}"
+    return of_classes if len(prefix) == len(context) else of_plot
 
 
 BASE_LEARNERS: dict[str, Callable[[PromptedCLIP, BaseSpec], BaseModel]] = {
