@@ -1,7 +1,8 @@
 """A stock CLIP, run with prompts at any depth, giving features *and* patch tokens.
 
 Every repository of the CoOp family forks ``clip/model.py`` to push prompts into its blocks. Here the stock modules are
-walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments.
+walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments;
+of a fork's module that returns more than CLIP's, :mod:`.returned` takes what is meant, or says that it is not certain.
 Only the prompts' semantics come from the family: text prompts stand in the embeddings and, at deeper layers, replace
 the tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP).
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from . import stock_clip
 from .precision import cast_clip
+from .returned import image_feature, sequence_of
 
 if TYPE_CHECKING:
     from clip.model import CLIP, ModifiedResNet, Transformer, VisionTransformer
@@ -172,7 +174,7 @@ def _run_blocks(transformer: Transformer, x: Tensor, deep_prompts: Tensor | None
             prompt = prompt.unsqueeze(1).expand(-1, x.shape[1], -1) if prompt.dim() == 2 else prompt.transpose(0, 1)
             start = x.shape[0] - prompt.shape[0] if first is None else first
             x = torch.cat([x[:start], prompt, x[start + prompt.shape[0] :]])
-        x = block(x)
+        x = sequence_of(block(x), x, f"block {depth}")
     return x
 
 
@@ -236,7 +238,8 @@ def encode_image_with(
     if not _has_tokens(visual):
         if prompts is not None:
             raise ValueError("visual prompts need a ViT; set MODEL.BACKBONE.NAME to one (ViT-B/16, ViT-L/14 ...)")
-        return ImageFeatures(visual(images.to(visual.conv1.weight.dtype)), None, None)
+        resnet = cast("ModifiedResNet", visual)
+        return ImageFeatures(image_feature(resnet, images.to(visual.conv1.weight.dtype)), None, None)
     x = visual.conv1(images.to(visual.conv1.weight.dtype)).flatten(2).transpose(1, 2)  # (B, N, Dv)
     num_patches = x.shape[1]
     cls = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
