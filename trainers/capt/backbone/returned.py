@@ -17,7 +17,7 @@ __all__ = ["image_feature", "sequence_of"]
 
 
 def sequence_of(output: Any, x: Tensor, name: str) -> Tensor:
-    """The sequence that a block made of ``x``: the one tensor of its shape in ``output``.
+    """The sequence that a block made of ``x`` ``(length, batch, width)``: the one tensor of its shape in ``output``.
 
     Raises:
         ValueError: there is none, or more than one; names the block and the shapes.

@@ -47,7 +47,7 @@ def check_keys(state: Mapping[str, Tensor], path: str, spec: BaseSpec, *known: s
     """Refuse a checkpoint with weights that the learner would leave aside.
 
     Args:
-        state: the checkpoint's weights by name.
+        state: the checkpoint's weights by name; of these, TCP is known by ``meta_net.linear2.weight`` ``(4 Dt, h)``.
         path: of the checkpoint.
         spec: the learner.
         known: patterns of the names that the learner reads, or knows to be of no use.
@@ -66,7 +66,7 @@ def check_keys(state: Mapping[str, Tensor], path: str, spec: BaseSpec, *known: s
 
 
 def looks_like(state: Mapping[str, Tensor]) -> str:
-    """Whose checkpoint it looks like, as half a sentence."""
+    """Whose checkpoint it looks like, as half a sentence, by its names and by ``ctx`` ``(n, Dt)`` beside a meta-net."""
     for name, method in METHODS.items():
         if any(re.search(name, key) for key in state):
             is_tcp = method == "CoCoOp" and not _fits_cocoop(state)  # the two have the same names
