@@ -128,7 +128,9 @@ def main(argv: list[str] | None = None) -> int:
         same = agree(by_classes(bank, query), by_mask(bank, query))
         new, old = medians([lambda: by_classes(bank, query), lambda: by_mask(bank, query)], args.repeats, args.device)
         figures.append({"entries": num_entries, "by_classes_ms": new, "whole_bank_ms": old, "same_answers": same})
-    rows = [[f["entries"], f["whole_bank_ms"], f["by_classes_ms"], f["by_classes_ms"] / f["whole_bank_ms"]] for f in figures]
+    rows = [
+        [f["entries"], f["whole_bank_ms"], f["by_classes_ms"], f["by_classes_ms"] / f["whole_bank_ms"]] for f in figures
+    ]
     print(f"{args.queries} queries, {args.classes:,} classes, width {args.width}, one thread; commit {code_commit()}\n")
     header = ["entries", "whole bank, ms", "mined classes, ms", "ratio"]
     print(tabulate(rows, header, tablefmt="github", intfmt=",", floatfmt=("", ".1f", ".1f", ".3f")))

@@ -134,7 +134,11 @@ def run(folder: Path, clock: Clock) -> None:
     options = {
         **{"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images"), "OUTPUT_DIR": str(folder / "run")},
         **{"DATASET.NUM_SHOTS": TRAIN, "SEED": 1, "USE_CUDA": torch.cuda.is_available(), "VERBOSE": False},
-        **{"MODEL.BACKBONE.NAME": str(folder / "clip.pt"), "INPUT.SIZE": (tiny.SIDE, tiny.SIDE), "TRAINER.NAME": "CAPT"},
+        **{
+            "MODEL.BACKBONE.NAME": str(folder / "clip.pt"),
+            "INPUT.SIZE": (tiny.SIDE, tiny.SIDE),
+            "TRAINER.NAME": "CAPT",
+        },
         **{"TRAINER.CAPT.PREC": "fp32", "OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0},
     }
     cfg.merge_from_list([word for pair in options.items() for word in pair])

@@ -1,7 +1,8 @@
 """A stock CLIP, run with prompts at any depth, giving features *and* patch tokens.
 
 Every repository of the CoOp family forks ``clip/model.py`` to push prompts into its blocks. Here the stock modules are
-walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments.
+walked from outside, so an installed ``clip``, a vendored folder and the forks all work, and the prompts are arguments;
+of a fork's module that returns more than CLIP's, :mod:`.returned` takes what is meant, or says that it is not certain.
 Only the prompts' semantics come from the family: text prompts stand in the embeddings and, at deeper layers, replace
 the tokens behind the start token; visual prompts are appended behind the patch tokens (VPT, MaPLe, IVLP). What happens
 at single blocks (TCP, MMRL, MMA) is said by :mod:`.blocks`.
@@ -22,6 +23,7 @@ from yacs.config import CfgNode
 from .blocks import BlockPrompts, Branch, masks_for
 from .load import load_clip
 from .precision import cast_clip
+from .returned import image_feature, sequence_of
 from .tokenizers import OpenAITokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def _run_blocks(
     for number, block in enumerate(transformer.resblocks):
         x = prompts.enter(number, x, first)
         added = None if branch is None else branch(number, block, x)
-        x = block(x)
+        x = sequence_of(block(x), x, f"block {number}")
         x = x if added is None else x + added
     return x
 
@@ -185,10 +187,10 @@ def _encode_image_by_resnet(visual: ModifiedResNet, images: Tensor) -> ImageFeat
     means: list[Tensor] = []
     hook = visual.attnpool.register_forward_pre_hook(lambda _, inputs: means.append(inputs[0].mean(dim=(2, 3))))
     try:
-        feature = visual(images.to(visual.conv1.weight.dtype))
+        feature = image_feature(visual, images.to(visual.conv1.weight.dtype))
     finally:
         hook.remove()
-    return ImageFeatures(feature, means[0], None)
+    return ImageFeatures(feature, means[0], None)  # of all images, also where a fork is asked again in parts
 
 
 class PromptedCLIP(nn.Module):

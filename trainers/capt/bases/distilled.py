@@ -6,6 +6,7 @@ The student's checkpoint holds no text tower: its class features are the teacher
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ..backbone.precision import cast_clip
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_clip
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
+from .keys import CLIP, VISUAL, WORDS, check_keys
 from .prompted import check_backbone, load_independent, visual_prompts
 
 __all__ = ["Projection", "load_promptkd"]
@@ -104,6 +106,7 @@ def load_promptkd(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     path, state = learner_state(spec, "VLPromptLearner")
     if not any(key.startswith(PREFIX) for key in state):
         raise ValueError(f'"{path}" holds no {PREFIX}* (the projection into the teacher\'s space): not of PromptKD')
+    check_keys(state, path, spec, WORDS, CLIP, VISUAL, rf"{re.escape(PREFIX)}.*")
     check_backbone(prompted, state, path)
     first = entry(state, f"{PREFIX}conv1.0.weight", path)  # (D', D, 1, 1)
     projection = Projection(first.shape[1], first.shape[0])

@@ -17,6 +17,7 @@ from .context import class_tokens, place_context, plain_name
 from .coop_form import load_atprompt, load_kgcoop, load_prograd
 from .coprompt import load_coprompt
 from .distilled import load_promptkd
+from .keys import WORDS, check_keys
 from .mma import load_mma
 from .mmrl import load_mmrl
 from .prompted import load_cocoop, load_independent, load_maple, load_vpt
@@ -76,14 +77,22 @@ def _load_zeroshot(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 
 def _load_coop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, "ctx")
     context = entry(state, "ctx", path)
     if context.dim() != 2:
-        raise ValueError(
-            f'"{path}" holds one context for each of {len(context)} classes (CSC True), which no new class has; '
-            "train the CoOp base with TRAINER.COOP.CSC False"
-        )
+        raise ValueError(f'"{path}" holds {_of_many_contexts(context, state.get("token_prefix"))}')
     check_width(context, prompted.text_width, "ctx", path)
     return CoOp(prompted, context, spec.class_token_position)
+
+
+def _of_many_contexts(context: Tensor, prefix: Tensor | None) -> str:
+    """What a context ``(N, n, Dt)`` is one of many for, as the stored start tokens ``(C, 1, Dt)`` tell."""
+    of_classes = f"one context for each of {len(context)} classes (CSC True), which no new class has; "
+    of_classes += "train the CoOp base with TRAINER.COOP.CSC False"
+    of_plot = f"{len(context)} contexts for every class, as PLOT learns them; no base learner here serves that"
+    if prefix is None:
+        return f"{of_classes}. Or {of_plot}"
+    return of_classes if len(prefix) == len(context) else of_plot
 
 
 _SHIPPED = {

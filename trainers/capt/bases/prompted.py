@@ -18,6 +18,7 @@ from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
 from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
+from .keys import CLIP, PROMPTS, VISUAL, WORDS, check_keys, looks_like
 
 __all__ = [
     "MAPLE",
@@ -135,11 +136,18 @@ class CoCoOp(BaseModel):
 def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """CoCoOp's base model; the checkpoint holds only the prompts and the meta-net."""
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, r"ctx|meta_net\.linear[12]\.(weight|bias)")
     context = entry(state, "ctx", path)
     check_width(context, prompted.text_width, "ctx", path)
     meta = meta_net(prompted.embed_dim, prompted.text_width)
     weights = {key: entry(state, f"meta_net.{key}", path) for key in meta.state_dict()}
     check_width(weights["linear1.weight"], prompted.embed_dim, "meta_net.linear1.weight", path)
+    for key, value in meta.state_dict().items():
+        if weights[key].shape != value.shape:
+            raise ValueError(
+                f'"meta_net.{key}" of "{path}" has shape {tuple(weights[key].shape)}, that of a CoCoOp on this CLIP '
+                f"has {tuple(value.shape)}; {looks_like(state)}"
+            )
     meta.load_state_dict(weights)
     return CoCoOp(prompted, context, meta)
 
@@ -147,6 +155,7 @@ def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_maple(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """MaPLe's base model: visual prompts are projections of the textual ones."""
     path, state = learner_state(spec, "MultiModalPromptLearner")
+    check_keys(state, path, spec, WORDS, CLIP, MAPLE)
     return DeepPromptedCLIP(prompted, maple_prompts(prompted, spec, state, path))
 
 
@@ -181,6 +190,7 @@ def maple_prompts(
 def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """The base model of IVLP or PromptSRC: prompts of each tower hang on its blocks."""
     path, state = learner_state(spec, "VLPromptLearner")
+    check_keys(state, path, spec, WORDS, CLIP, PROMPTS, r"prompt_learner\.ZS_image_encoder\..*")
     check_backbone(prompted, state, path)
     context = entry(state, "prompt_learner.ctx", path)
     check_width(context, prompted.text_width, "prompt_learner.ctx", path)
@@ -193,6 +203,7 @@ def load_independent(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
 def load_vpt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """VPT's base model: visual prompts only."""
     path, state = learner_state(spec, "prompt_learner")
+    check_keys(state, path, spec, WORDS, CLIP, VISUAL)
     check_backbone(prompted, state, path)
     entry(state, "image_encoder.VPT", path)
     visual = visual_prompts(state)

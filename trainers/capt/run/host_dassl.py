@@ -28,7 +28,7 @@ def taken_by(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict
 
 
 def image_index(batch: Mapping[str, Any], place: Mapping[str, int]) -> Tensor:
-    """Places ``(B,)`` int64 of a batch's images among the run's; Dassl's batches name them since 0.6.
+    """Places ``(B,)`` int64 of a batch's images among the run's; Dassl's batches name them since 0.6.3.
 
     Args:
         batch: of Dassl's loader.
