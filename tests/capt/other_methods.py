@@ -263,8 +263,4 @@ def save(folder, model_name, state, epoch=5):
 
 def deep_clip_state():
     """The trainers' small CLIP with ten blocks a tower: TCP works at block 8."""
-    tiny.NUM_BLOCKS, shallow = BLOCKS, tiny.NUM_BLOCKS
-    try:
-        return tiny.clip_state()
-    finally:
-        tiny.NUM_BLOCKS = shallow
+    return tiny.clip_state(num_blocks=BLOCKS)

@@ -162,17 +162,6 @@ CASES = {
 }
 
 
-def deep_clip_state():
-    """The small CLIP of ``tiny`` with ten blocks a tower."""
-    import tiny
-
-    tiny.NUM_BLOCKS, shallow = NUM_BLOCKS, tiny.NUM_BLOCKS
-    try:
-        return tiny.clip_state()
-    finally:
-        tiny.NUM_BLOCKS = shallow
-
-
 def _module(folder, name, replaced):
     from tiny import EMBED_DIM, TEXT_WIDTH, VISUAL_WIDTH
 
@@ -208,12 +197,12 @@ def _logits(trainer, is_new):
 def main(copies, method, output):
     """Write ``<case>/`` (a checkpoint) and ``<case>.npz`` (logits on both halves) for every case of ``method``."""
     import torch
-    from tiny import CLASS_NAMES, configure, set_prompts, without_data
+    from tiny import CLASS_NAMES, clip_state, configure, set_prompts, without_data
 
     output = Path(output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     clip_path = Path(tempfile.mkdtemp()) / "clip.pt"
-    torch.save(deep_clip_state(), clip_path)
+    torch.save(clip_state(num_blocks=NUM_BLOCKS), clip_path)
     repository, name, trainer_name, replaced = METHODS[method]
     folder = run_original._prepare(copies, repository, clip_path)
     _sentences()

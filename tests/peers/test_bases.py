@@ -34,7 +34,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def clip_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.pt"
-    torch.save(run_bases.deep_clip_state(), path)
+    torch.save(tiny.clip_state(num_blocks=run_bases.NUM_BLOCKS), path)
     return path
 
 

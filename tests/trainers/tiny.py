@@ -21,8 +21,8 @@ def _normal(source, *shape, std=0.02):
     return torch.from_numpy((source.standard_normal(shape) * std).astype(np.float16).astype(np.float32))
 
 
-def clip_state(seed=0):
-    """State dict of a CLIP with three blocks a tower, in OpenAI's layout."""
+def clip_state(seed=0, num_blocks=NUM_BLOCKS):
+    """State dict of a CLIP with three blocks a tower, or ``num_blocks``, in OpenAI's layout."""
     source = np.random.RandomState(seed)
     tw, vw, d = TEXT_WIDTH, VISUAL_WIDTH, EMBED_DIM
     state = {
@@ -38,7 +38,7 @@ def clip_state(seed=0):
     for name, width in (("visual.ln_pre", vw), ("visual.ln_post", vw), ("ln_final", tw)):
         _norm(state, source, name, width)
     for tower, width in (("visual.transformer", vw), ("transformer", tw)):
-        for i in range(NUM_BLOCKS):
+        for i in range(num_blocks):
             _block(state, source, f"{tower}.resblocks.{i}", width)
     return state
 
