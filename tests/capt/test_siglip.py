@@ -106,3 +106,13 @@ def test_tokenizers_that_cannot_be_used():
     tokenizer.backend_tokenizer.post_processor = None
     with pytest.raises(ValueError, match="puts 0 tokens behind a text"):
         TransformersTokenizer(tokenizer)
+
+
+@pytest.mark.parametrize("layout", SIGLIPS)
+def test_a_file_of_the_current_folder(made, layout, monkeypatch):
+    """Its tokenizer lies there as well."""
+    folder = made(layout).path
+    monkeypatch.chdir(folder)
+    (weights,) = folder.glob("*.safetensors")
+    ids = PromptedCLIP(load_clip(weights.name)).tokenize(foreign.SENTENCES)
+    assert torch.equal(ids, PromptedCLIP(load_clip(str(folder))).tokenize(foreign.SENTENCES))

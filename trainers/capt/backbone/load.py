@@ -58,7 +58,7 @@ def _load(name: str) -> nn.Module:
     if os.path.isdir(name):
         return _load_folder(name)
     path = _weights_path(name)
-    folder = os.path.dirname(path)
+    folder = os.path.dirname(path) or "."
     if os.path.isfile(os.path.join(folder, open_clip.CONFIG)) and os.path.basename(path) not in transformers.WEIGHTS:
         return open_clip.load_open_clip(folder, path)
     state = read_weights(path)

@@ -118,7 +118,7 @@ def _load(config: dict[str, Any], weights: str, origin: str, pixels: dict[str, A
     sizes = _sizes(config, origin)
     stats = (list(pixels["mean"]), list(pixels["std"])) if pixels.get("mean") and pixels.get("std") else None
     state = _renamed(read_weights(weights, model_is_known=True), sizes)
-    return TowerCLIP.of(state, sizes, _tokenizer(config["text_cfg"], os.path.dirname(weights), sizes), stats)
+    return TowerCLIP.of(state, sizes, _tokenizer(config["text_cfg"], os.path.dirname(weights) or ".", sizes), stats)
 
 
 # ----------------------------------------------------------------------------------------------------------- the sizes
