@@ -81,7 +81,9 @@ class MMA(BaseModel):
         words = self.options["TEXT_CTX_INIT"]
         ids = self.prompted.tokenize([f"{words} {plain_name(name)}." for name in classnames])
         ids = without_padding(ids)
-        return self.prompted.encode_text(self.prompted.embed(ids), ids.argmax(dim=-1), branch=self._beside(self.text))
+        return self.prompted.encode_text(
+            self.prompted.embed(ids), self.prompted.tokenizer.end_of(ids), branch=self._beside(self.text)
+        )
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:

@@ -91,7 +91,9 @@ class MMRL(BaseModel):
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         ids = without_padding(self.prompted.tokenize([self.template.format(plain_name(name)) for name in classnames]))
-        texts = self.prompted.encode_text(self.prompted.embed(ids), ids.argmax(dim=-1), self._inserted("text"))
+        texts = self.prompted.encode_text(
+            self.prompted.embed(ids), self.prompted.tokenizer.end_of(ids), self._inserted("text")
+        )
         return self._mixed(texts, texts)
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
