@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu
 
 from ..backbone.blocks import Branch
-from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, without_padding
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
 from .context import plain_name
 from .keys import WORDS, check_keys
@@ -79,11 +79,8 @@ class MMA(BaseModel):
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         words = self.options["TEXT_CTX_INIT"]
-        ids = self.prompted.tokenize([f"{words} {plain_name(name)}." for name in classnames])
-        ids = without_padding(ids)
-        return self.prompted.encode_text(
-            self.prompted.embed(ids), self.prompted.tokenizer.end_of(ids), branch=self._beside(self.text)
-        )
+        ids, eot = self.prompted.tokenize_short([f"{words} {plain_name(name)}." for name in classnames])
+        return self.prompted.encode_text(self.prompted.embed(ids), eot, branch=self._beside(self.text))
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> ImageFeatures:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from ..backbone.blocks import BlockPrompts
-from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP, without_padding
+from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state, options_of
 from .context import plain_name
 from .keys import CLIP, WORDS, check_keys
@@ -90,10 +90,8 @@ class MMRL(BaseModel):
         return torch.cat([weight * normalize(part.float(), dim=-1) for weight, part in parts], dim=-1)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
-        ids = without_padding(self.prompted.tokenize([self.template.format(plain_name(name)) for name in classnames]))
-        texts = self.prompted.encode_text(
-            self.prompted.embed(ids), self.prompted.tokenizer.end_of(ids), self._inserted("text")
-        )
+        ids, eot = self.prompted.tokenize_short([self.template.format(plain_name(name)) for name in classnames])
+        texts = self.prompted.encode_text(self.prompted.embed(ids), eot, self._inserted("text"))
         return self._mixed(texts, texts)
 
     def encode_sentences(self, sentences: Sequence[str]) -> Tensor:
