@@ -207,7 +207,8 @@ def table(rows):
     lines = ["| host | " + " | ".join(STEPS) + " | remark |", "|---|---|--:|--:|--:|---|---|"]
     for name in HOSTS:
         if name in rows:
-            cells = [rows[name].get(step) or "" for step in STEPS] + [rows[name].get("remark", "")]
+            remark = re.sub(r" \(/[^)]*\)", "", rows[name].get("remark", ""))  # no paths of this machine
+            cells = [rows[name].get(step) or "" for step in STEPS] + [remark]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
