@@ -69,8 +69,8 @@ def _in_queue(sweep: Sweep, node: Node, job: Queued, waits: str) -> Standing:
     record, number = sweep.record(node.cell), sweep.jobs[node.cell.key]
     if job.state == "PENDING":
         again = "to go on, " if record is not None else ""
-        reason = f"for {waits}" if job.reason == "Dependency" and waits else f"for {job.reason}"
-        return Standing("waiting", f"{again}{reason} (job {number})")
+        reason = waits if job.reason == "Dependency" and waits else job.reason.replace("None", "its turn")
+        return Standing("waiting", f"{again}for {reason} (job {number})")
     if record is None:
         return Standing("waiting", f"for its turn in job {number}")
     if record.state == "running":
