@@ -273,6 +273,12 @@ def test_a_cell_behind_others_in_its_job_waits_for_its_turn(fake):
         ("running", "run 1 of 2 (job 101_0, at most 1:00 more)"),
         ("waiting", "for its turn in job 101_0"),
     ]
+    sweep.note(sweep.cells[0], Record("failed", "error: x"))
+    sweep.note(sweep.cells[1], Record("interrupted", "saved"))  # the job has just begun again
+    assert standings(sweep, sweep.nodes(), queued)[:2] == [
+        ("failed", "error: x"),
+        ("waiting", "to go on, for its turn in job 101_0"),
+    ]
 
 
 def test_cancel_takes_what_waits_and_runs_out_of_the_queue(fake, capsys):
