@@ -69,7 +69,7 @@ def _in_queue(sweep: Sweep, node: Node, job: Queued, waits: str) -> Standing:
     record, number = sweep.record(node.cell), sweep.jobs[node.cell.key]
     again = "to go on, " if record is not None else ""
     if job.state == "PENDING":
-        reason = waits if job.reason == "Dependency" and waits else job.reason.replace("None", "its turn")
+        reason = {"Dependency": waits or "its turn", "None": "its turn"}.get(job.reason, job.reason)
         return Standing("waiting", f"{again}for {reason} (job {number})")
     if record is not None and record.state == "running":
         return Standing("running", f"{_progress(node)} (job {number}, at most {job.left} more)")

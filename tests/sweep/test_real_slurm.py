@@ -116,32 +116,30 @@ def test_a_sweep_of_two_data_sets_two_seeds_and_capt_on_two_bases_ends_complete(
     assert again.stdout.startswith("Sent 0 jobs\n")
 
 
-def test_a_job_that_is_preempted_twice_ends_with_the_bytes_of_a_straight_run(cluster, tmp_path):
-    grid = ["--methods", "capt:MaPLe", "--datasets", "glyphs", "--seeds", "1", "--shots", "4", "--epochs", "30"]
+def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straight_run(cluster, tmp_path):
+    """By Slurm's requeue, by the warning before a time limit, and by a grace time in which Slurm ends nothing."""
+    grid = ["--methods", "capt:MaPLe", "--datasets", "glyphs", "--seeds", "1", "--shots", "4", "--epochs", "60"]
     assert sweep("submit", *grid, *CLUSTER).returncode == 0
     runs = tmp_path / "out/base2new/train_base/glyphs/shots_4"
     base, capt = runs / "MaPLe/demo/seed1", runs / "CAPT/demo_on_MaPLe/seed1"
     job = Sweep.find(os.environ["OUTPUT"], "base2new").jobs["capt-MaPLe_glyphs_1"]
-
-    def in_epoch(folder, number):
+    ways = [
+        (base, 2, ("scontrol", "requeue")),
+        (capt, 3, ("scancel", "-s", "USR2")),
+        (capt, 20, ("scancel", "-s", "TERM")),
+    ]
+    for folder, epoch, preempt in ways:
         log = folder / "log.txt"
-        return log.is_file() and f"epoch [{number}/" in log.read_text()
-
-    wait_for(lambda: in_epoch(base, 2), 300)
-    subprocess.run(["scontrol", "requeue", job], check=True)
-    wait_for(lambda: slurm.queue()[job].state == "PENDING", 60)
-    let_go()
-    wait_for(lambda: in_epoch(capt, 3), 600)
-    subprocess.run(["scancel", "-s", "USR2", job], check=True)  # what Slurm sends before the time limit
-    wait_for(lambda: slurm.queue()[job].state == "PENDING", 60)
-    assert stand()["capt-MaPLe_glyphs_1"] == ("waiting", f"to go on, for BeginTime (job {job})")
-    let_go()
+        wait_for(lambda: log.is_file() and f"epoch [{epoch}/" in log.read_text(), 600)  # noqa: B023
+        subprocess.run([*preempt, job], check=True)
+        wait_for(lambda: slurm.queue()[job].state == "PENDING", 60)
+        assert stand()["capt-MaPLe_glyphs_1"] == ("waiting", f"to go on, for BeginTime (job {job})")
+        let_go()
     wait_for(ended, 600)
     assert stand()["capt-MaPLe_glyphs_1"].state == "done"
     log = Path(os.environ["OUTPUT"], "sweeps/base2new/cells/capt-MaPLe_glyphs_1.log").read_text()
-    assert re.findall(r"^(SIGTERM|SIGUSR2): stopped behind epoch \d+ and \d+ batches", log, re.MULTILINE) == [
-        *("SIGTERM", "SIGUSR2")
-    ], log[-3000:]
+    found = re.findall(r"^(SIG\w+): stopped behind epoch \d+ and \d+ batches", log, re.MULTILINE)
+    assert found == ["SIGTERM", "SIGUSR2", "SIGTERM"], log[-3000:]
 
     straight = tmp_path / "straight"
     assert sweep("submit", *grid, "--output", str(straight)).returncode == 0
