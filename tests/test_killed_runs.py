@@ -2,6 +2,7 @@
 
 import functools
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -78,6 +79,31 @@ def test_capt_killed_behind_its_last_checkpoint(files, tmp_path):
     """The confusion features come before the checkpoint that they belong to, so no checkpoint is without them."""
     number = killed_everywhere(capt, files, tmp_path, lambda number: [number // 2], ["before"])
     assert number > 10
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_last_state(files, tmp_path):
+    options = ("OPTIM.MAX_EPOCH", 3)
+    train(maple, files, tmp_path / "straight", *options)
+
+    def filled():
+        trainer = maple(files, tmp_path / "filled", *options)
+        step = trainer.forward_backward
+
+        def filling(batch):
+            if trainer.epoch == 1:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+            return step(batch)
+
+        trainer.forward_backward = filling
+        try:
+            trainer.train()
+        except OSError as error:
+            return 5 if error.filename.endswith("resume/epoch_0002_batch_00000.pt") else 6
+
+    assert killing.ended(killing.started(filled)) == 5
+    assert [tuple(position) for position, _ in states_in(tmp_path / "filled")] == [(1, 0)]
+    train(maple, files, tmp_path / "filled", *options)
+    killing.assert_same(tmp_path / "straight", tmp_path / "filled")
 
 
 @pytest.mark.slow

@@ -10,7 +10,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
+import tempfile
 import types
 from typing import TYPE_CHECKING
 
@@ -53,8 +55,18 @@ def model_urls() -> dict[str, str]:
 
 
 def download(name: str, folder: str) -> str:
-    """Path of OpenAI's weights ``name`` in ``folder``, downloaded and checksummed by the clip package if absent."""
-    return _clip_py._download(model_urls()[name], folder)
+    """Path of OpenAI's weights ``name`` in ``folder``, downloaded and checksummed by the clip package if absent.
+
+    The file appears whole: another run that starts at the same time never reads half of it.
+    """
+    url = model_urls()[name]
+    path = os.path.join(folder, os.path.basename(url))
+    if os.path.exists(path):
+        return _clip_py._download(url, folder)
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
+        os.replace(_clip_py._download(url, scratch), path)
+    return path
 
 
 def build_clip(state_dict: dict[str, torch.Tensor]) -> CLIP:
