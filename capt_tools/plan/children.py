@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from .steps import StopError
 
-__all__ = ["call", "forwarding", "stop_signal"]
+__all__ = ["call", "forwarding", "stop_signal", "watched"]
 
 # Signal -> what runs get; they know no hang-up. Windows has but the first two.
 PASSED_ON = {name: name for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")} | {"SIGHUP": "SIGTERM"}
@@ -51,17 +51,24 @@ def call(
         raise StopError(code=128 + _got[0])
     out = log if hear is None else subprocess.PIPE
     err = subprocess.STDOUT if out else None
-    with subprocess.Popen(command, env=environ, stdout=out, stderr=err, start_new_session=_is_forwarding) as process:
-        _running.add(process)
-        try:
-            if _got:  # the signal came while it was being started
-                _send(process, _got[0])
-            for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
-                if hear is not None:
-                    hear(line.decode(errors="replace").removesuffix("\n"))
-            return process.wait()
-        finally:
-            _running.discard(process)
+    started = subprocess.Popen(command, env=environ, stdout=out, stderr=err, start_new_session=_is_forwarding)
+    with started as process, watched(process):
+        for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
+            if hear is not None:
+                hear(line.decode(errors="replace").removesuffix("\n"))
+        return process.wait()
+
+
+@contextmanager
+def watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Pass signals on to a process for the time of the context, one that came while it was being started as well."""
+    _running.add(process)
+    try:
+        if _got:
+            _send(process, _got[0])
+        yield
+    finally:
+        _running.discard(process)
 
 
 def stop_signal() -> int | None:

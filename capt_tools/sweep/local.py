@@ -27,6 +27,9 @@ from .state import Record, Sweep, last_line
 
 __all__ = ["cancel", "client_of", "is_locked", "lanes_of", "run"]
 
+# Whoever asks whether a file is locked holds the lock for a moment.
+GLANCE = 0.5
+
 
 def lanes_of(devices: str | None, at_once: int | None, environ: Mapping[str, str]) -> list[str]:
     """What runs take for themselves: a GPU each; the empty word is the whole machine."""
@@ -56,8 +59,8 @@ def run(sweep: Sweep, lanes: list[str], environ: Mapping[str, str], is_debug: bo
     Raises:
         StopError: the sweep is being run already, or a signal came.
     """
-    sweep.save()
     with _only_client(sweep):
+        sweep.save()
         nodes = sweep.nodes()
         left = [node for node in nodes if not node.is_done()]
         print(f"{len(nodes) - len(left)} of {len(nodes)} cells are done already; logs are in {sweep.folder}/cells")
@@ -84,10 +87,10 @@ def run(sweep: Sweep, lanes: list[str], environ: Mapping[str, str], is_debug: bo
 def _run(sweep: Sweep, node: Node, environ: Mapping[str, str], where: str, is_debug: bool) -> Failure | None:
     path, start = sweep.log(node.cell), time.monotonic()
     with open(path, "ab") as log:
-        if not _lock(log):
+        if not _lock(log, GLANCE):
             _say(f"waits: {node.cell.name} still runs, by a client that is gone")
-            while not _lock(log) and stop_signal() is None:
-                time.sleep(0.2)
+            while not _lock(log, GLANCE) and stop_signal() is None:
+                pass
         sweep.note(node.cell, Record("running"))
         _say(f"begins: {node.cell.name}{where}")
         runner = Runner(sweep.settings, environ, log=None if is_debug else log)
@@ -110,12 +113,17 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _lock(file: IO[bytes]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _lock(file: IO[bytes], patience: float = 0.0) -> bool:
+    """Take the lock of a file, unless another process holds it for so many seconds."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
 
 
 def is_locked(path: Path) -> bool:
@@ -129,9 +137,11 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def _only_client(sweep: Sweep) -> Iterator[None]:
+    if not sweep.folder.is_dir():
+        sweep.save()
     path = sweep.folder / "client"
     with open(path, "a+b") as file:
-        if not _lock(file):
+        if not _lock(file, GLANCE):
             raise StopError(
                 f"{' on '.join(client_of(sweep) or ('a process',))} runs this sweep already; see its status"
             )

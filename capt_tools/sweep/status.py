@@ -67,15 +67,15 @@ def standings(sweep: Sweep, nodes: Sequence[Node], queued: Mapping[str, Queued])
 
 def _in_queue(sweep: Sweep, node: Node, job: Queued, waits: str) -> Standing:
     record, number = sweep.record(node.cell), sweep.jobs[node.cell.key]
+    again = "to go on, " if record is not None else ""
     if job.state == "PENDING":
-        again = "to go on, " if record is not None else ""
-        reason = f"for {waits}" if job.reason == "Dependency" and waits else f"for {job.reason}"
-        return Standing("waiting", f"{again}{reason} (job {number})")
-    if record is None:
-        return Standing("waiting", f"for its turn in job {number}")
-    if record.state == "running":
+        reason = {"Dependency": waits or "its turn", "None": "its turn"}.get(job.reason, job.reason)
+        return Standing("waiting", f"{again}for {reason} (job {number})")
+    if record is not None and record.state == "running":
         return Standing("running", f"{_progress(node)} (job {number}, at most {job.left} more)")
-    return Standing(record.state, record.line)
+    if record is not None and record.state == "failed":
+        return Standing("failed", record.line)
+    return Standing("waiting", f"{again}for its turn in job {number}")
 
 
 def _progress(node: Node) -> str:

@@ -70,3 +70,10 @@ def test_none_does_nothing():
     before = sys.stdout
     setup_logger(None)
     assert sys.stdout is before
+
+
+def test_a_line_is_in_the_file_as_soon_as_it_is_whole(tmp_path):
+    """Whoever looks at a run that goes on, or was killed, sees how far it came."""
+    with Logger(str(tmp_path / "log.txt")) as logger:
+        logger.write("epoch [1/2]\n")
+        assert (tmp_path / "log.txt").read_text() == "epoch [1/2]\n"

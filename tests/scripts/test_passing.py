@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from capt_tools.plan.passing import SIGNALS
+from capt_tools.plan.children import forwarding
 from capt_tools.plan.runner import Runner
 from capt_tools.plan.settings import Settings
+from capt_tools.plan.steps import StopError
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 ROOT = Path(__file__).resolve().parents[2]
 # A run that takes a moment to end in good order.
 RUN = """
@@ -37,7 +39,7 @@ def test_the_run_ends_first_and_handlers_are_given_back(signum, tmp_path):
         heard.append(line)
         os.kill(os.getpid(), signum)
 
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(StopError) as caught, forwarding():
         Runner(Settings.read({}), say=say).start([sys.executable, "-c", RUN, str(tmp_path / "ended")])
     assert caught.value.code == 128 + signum
     assert (tmp_path / "ended").read_text() == signal.Signals(signum).name

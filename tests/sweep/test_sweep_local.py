@@ -220,6 +220,24 @@ def test_a_lock_is_held_as_long_as_its_holder_lives(tmp_path):
     assert not is_locked(path)
 
 
+def test_who_only_asks_for_a_lock_stops_nobody(tmp_path):
+    """Four processes ask all the time whether the file is locked; one takes it and gives it back, again and again."""
+    path = tmp_path / "log"
+    path.touch()
+    ask = "import sys, pathlib; from capt_tools.sweep.local import is_locked\n"
+    ask += "while True: is_locked(pathlib.Path(sys.argv[1]))"
+    asking = [subprocess.Popen([sys.executable, "-c", ask, str(path)], cwd=ROOT) for _ in range(4)]
+    try:
+        time.sleep(1)
+        for _ in range(20):
+            with open(path, "ab") as file:
+                assert local._lock(file, local.GLANCE)
+    finally:
+        for process in asking:
+            process.kill()
+            process.wait()
+
+
 # Lanes
 
 

@@ -248,6 +248,8 @@ def test_status_says_what_each_cell_does(fake, capsys):
     sweep.note(sweep.cells[2], Record("interrupted", "saved"))
     queued["101_1"] = Queued("PENDING", "BeginTime", "4:00:00", "x")
     assert standings(sweep, sweep.nodes(), queued)[2] == ("waiting", "to go on, for BeginTime (job 101_1)")
+    queued["103"] = Queued("PENDING", "None", "4:00:00", "x")
+    assert standings(sweep, sweep.nodes(), queued)[3] == ("waiting", "for its turn (job 103)")
     sweep.note(sweep.cells[1], Record("failed", "error: x"))
     (sweep.folder / "slurm" / "101_1_0_log.out").write_text("a\nslurmstepd: error: out of memory\n")
     sweep.note(sweep.cells[2], Record("running"))
@@ -270,6 +272,12 @@ def test_a_cell_behind_others_in_its_job_waits_for_its_turn(fake):
     assert standings(sweep, sweep.nodes(), queued)[:2] == [
         ("running", "run 1 of 2 (job 101_0, at most 1:00 more)"),
         ("waiting", "for its turn in job 101_0"),
+    ]
+    sweep.note(sweep.cells[0], Record("failed", "error: x"))
+    sweep.note(sweep.cells[1], Record("interrupted", "saved"))  # the job has just begun again
+    assert standings(sweep, sweep.nodes(), queued)[:2] == [
+        ("failed", "error: x"),
+        ("waiting", "to go on, for its turn in job 101_0"),
     ]
 
 

@@ -29,7 +29,7 @@ class Logger:
         self.file: TextIO | None = None
         if fpath is not None:
             mkdir_if_missing(osp.dirname(osp.abspath(fpath)))
-            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the logger
+            self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - lives as long as the logger
 
     def __enter__(self) -> "Logger":
         return self
