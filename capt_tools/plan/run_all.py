@@ -9,6 +9,7 @@ from itertools import product
 from threading import Event
 from typing import NamedTuple
 
+from .lane import Lane
 from .methods import method_in
 from .protocols import plan
 from .runner import Runner
@@ -88,18 +89,18 @@ def run_all(
 
     def lane(number: int) -> None:
         """Seeds and data sets of one device stay in order, so CAPT finds the base learner that ran before it."""
-        device = {"CUDA_VISIBLE_DEVICES": devices[number]} if devices else {}
-        runner = Runner(settings, {**environ, **device}, say)
-        for (dataset, seed), name in product(pairs[number :: max(1, len(devices))], methods):
-            if stopped.is_set():
-                return
-            try:
-                for stage in stages(settings, protocol, name, dataset, seed):
-                    runner.run(stage.plan)
-            except StopError as error:
-                if error.line:
-                    runner.warn(error.line)
-                failed.append(f"{name} {dataset} seed {seed}: scripts/{stage.script}")
+        with Lane() as process:
+            runner = Runner(settings, {**environ, **_of_lane(devices, number, environ)}, say, process)
+            for (dataset, seed), name in product(pairs[number :: max(1, len(devices))], methods):
+                if stopped.is_set():
+                    return
+                try:
+                    for stage in stages(settings, protocol, name, dataset, seed):
+                        runner.run(stage.plan)
+                except StopError as error:
+                    if error.line:
+                        runner.warn(error.line)
+                    failed.append(f"{name} {dataset} seed {seed}: scripts/{stage.script}")
 
     if len(devices) < 2:
         lane(0)
@@ -116,3 +117,11 @@ def run_all(
         return 1
     runner.say(f"All runs are done in {settings.output}")
     return 0
+
+
+def _of_lane(devices: list[str], number: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables of one lane: its device, and one thread where lanes would take the cores from one another."""
+    variables = {"CUDA_VISIBLE_DEVICES": devices[number]} if devices else {}
+    if len(devices) > 1 and not environ.get("OMP_NUM_THREADS"):
+        variables["OMP_NUM_THREADS"] = "1"
+    return variables

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from . import folders
+from .lane import Lane
 from .settings import Settings
 from .steps import Job, StopError
 
@@ -19,22 +20,28 @@ SCRIPTS = {"report": "confusion_report"}
 
 
 class Runner:
-    """Starts train.py and the tools as processes of their own.
+    """Starts train.py and the tools as processes.
 
     Args:
         settings: which python, and whether to start anything at all.
         environ: of the processes; this one's where none is given.
         say: takes each line; where given, it gets what the processes print as well.
+        lane: process for the runs, one after another; one each where none is given.
     """
 
     def __init__(
-        self, settings: Settings, environ: Mapping[str, str] | None = None, say: Callable[[str], None] | None = None
+        self,
+        settings: Settings,
+        environ: Mapping[str, str] | None = None,
+        say: Callable[[str], None] | None = None,
+        lane: Lane | None = None,
     ) -> None:
         self.settings = settings
         # Where encoded images go if the data folder cannot take them.
         features = {"CAPT_FEATURES": os.path.abspath(f"{settings.output}/features")}
         self.environ = {**features, **(os.environ if environ is None else environ)}
         self._say = say
+        self._lane = lane
 
     def run(self, plan: Iterable[Job | str]) -> None:
         """Carry a plan out.
@@ -50,7 +57,7 @@ class Runner:
             else:
                 command = [self.settings.python, self.settings.path("train.py"), *step.arguments]
                 self.say(f"Run this job and save the output to {step.folder}\n{quoted(command)}")
-                self.start(command)
+                self.start(command, self._lane)
 
     def tool(self, name: str, *arguments: str) -> list[str]:
         """The command of a tool: its file in scripts/, which an installed package lacks, else that of ``capt``."""
@@ -58,8 +65,8 @@ class Runner:
         words = [self.settings.path(script)] if self.settings.has(script) else ["-m", "capt_tools", name]
         return [self.settings.python, *words, *arguments]
 
-    def start(self, command: Sequence[str]) -> None:
-        """Start a command and wait for it, unless nothing is to be started.
+    def start(self, command: Sequence[str], lane: Lane | None = None) -> None:
+        """Start a command and wait for it, unless nothing is to be started; or have ``lane`` do it.
 
         Raises:
             StopError: it failed; with its exit code.
@@ -67,7 +74,7 @@ class Runner:
         if self.settings.is_dry:
             return
         try:
-            code = self._wait(command)
+            code = self._wait(command) if lane is None else lane.call(command, self.environ, self._say)
         except OSError as error:
             raise StopError(f"cannot start {command[0]} ({error.strerror}); set PYTHON to a python", 127) from error
         if code:
