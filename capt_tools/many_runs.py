@@ -85,6 +85,8 @@ def as_new() -> None:
     torch.set_grad_enabled(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
+    if (clips := sys.modules.get("trainers.capt.backbone.prompted_clip")) is not None:
+        clips.keep_clips()
     gc.collect()  # trainer and model hold each other
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

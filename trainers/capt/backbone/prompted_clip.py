@@ -10,6 +10,7 @@ Shapes: B batch, C texts, L context length, N patches, D joint width, Dv visual 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import logging
 import os
@@ -77,7 +78,30 @@ def load_clip(name: str) -> CLIP:
         ValueError: the file is no CLIP in OpenAI's layout.
         ConnectionError: the weights cannot be downloaded; the message says where to put the file by hand.
     """
-    state_dict = _read_state_dict(_weights_path(name))
+    path = _weights_path(name)
+    about = os.stat(path)
+    key = path, about.st_mtime_ns, about.st_size
+    if key not in _kept:
+        model = _built(name, _read_state_dict(path))
+        if not _is_keeping:
+            return model
+        if len(_kept) > 1:  # a student's and its teacher's
+            _kept.clear()
+        _kept[key] = model
+    return copy.deepcopy(_kept[key])
+
+
+_kept: dict[tuple[str, int, int], CLIP] = {}
+_is_keeping = False
+
+
+def keep_clips() -> None:
+    """Copy a CLIP that was loaded before instead of reading it again: for a process that does many runs."""
+    global _is_keeping
+    _is_keeping = True
+
+
+def _built(name: str, state_dict: dict[str, Tensor]) -> CLIP:
     if "text_projection" not in state_dict or not any(k.startswith("visual.") for k in state_dict):
         raise ValueError(
             f'"{name}" holds no CLIP in OpenAI\'s layout (no text_projection or visual.* in {len(state_dict)} keys); '

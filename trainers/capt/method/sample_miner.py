@@ -110,7 +110,7 @@ class SampleConfusionMiner(nn.Module):
         if bank.confusion_features is not None:
             return bank.confusion_features[entry]
         rows = bank.entries
-        return self.confusion_feature(rows.cls[entry], rows.tokens[entry], rows.intensity[entry], project)
+        return self.confusion_feature(rows.cls[entry], bank.tokens_of(entry), rows.intensity[entry], project)
 
     @torch.no_grad()
     def settle(self, bank: ConfusionBank, project: Callable[[Tensor], Tensor], chunk: int = 256) -> None:
