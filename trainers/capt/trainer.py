@@ -288,7 +288,7 @@ class CAPT(RunRecordMixin, TrainerX):
 
     @torch.no_grad()
     def inference_from(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
-        """As :meth:`inference`, of encoded images."""
+        """CAPT's logits ``(B, C)`` and the base model's, of encoded images."""
         output = self.model(*_for_model(features))
         return output.logits, output.base_logits
 

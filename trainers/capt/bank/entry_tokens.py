@@ -38,7 +38,7 @@ class CachedTokens:
     num_views: int
 
     def take(self, place: Tensor, view: Tensor) -> Tensor:
-        """See :class:`TokenSource`."""
+        """Tokens ``(n, N, Dv)`` at ``(n,)`` places and views; see :class:`TokenSource`."""
         row = (place * self.num_views + view).to(self.tokens.device)
         found = self.tokens[row.clamp_min(0)]
         found[(place < 0).to(self.tokens.device)] = 0
@@ -56,7 +56,7 @@ class EncodedTokens:
     encode: Callable[[list[tuple[int, int]]], Tensor]
 
     def take(self, place: Tensor, view: Tensor) -> Tensor:
-        """See :class:`TokenSource`; an image that is asked for twice is encoded once."""
+        """Tokens ``(n, N, Dv)`` at ``(n,)`` places and views; an image that is asked for twice is encoded once."""
         asked = torch.stack([place, view], dim=1)
         different, row = asked.unique(dim=0, return_inverse=True)
         pairs = [(p, v) for p, v in different.tolist()]
