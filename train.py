@@ -14,10 +14,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import compat  # noqa: F401  makes `import dassl` work
@@ -32,6 +33,8 @@ from yacs.config import CfgNode
 import datasets  # noqa: F401  registers every data set
 import trainers  # registers every trainer
 from capt_tools.house import find
+from capt_tools.many_runs import serve
+from capt_tools.plan.lane import VARIABLE
 from trainers.capt.run.lock import hold_folder
 from trainers.capt.run.signals import Interrupted, Interruption
 from trainers.capt.run.yaml_file import merge_yaml
@@ -203,7 +206,7 @@ def _run(args: argparse.Namespace, cfg: CfgNode) -> None:
 
     print_args(args, cfg)
     print("Collecting env info ...")
-    print(f"** System info **\n{collect_env_info()}\n")
+    print(f"** System info **\n{_environment(collect_env_info)}\n")
 
     trainer = build_trainer(cfg)
     if args.eval_only:
@@ -211,6 +214,12 @@ def _run(args: argparse.Namespace, cfg: CfgNode) -> None:
         trainer.test()
     elif not args.no_train:
         trainer.train()
+
+
+@functools.cache
+def _environment(collect: Callable[[], str]) -> str:
+    """What does not change while a process lives, and takes half a second to find out."""
+    return collect()
 
 
 @contextlib.contextmanager
@@ -276,4 +285,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve(main) if VARIABLE in os.environ else main())

@@ -19,6 +19,7 @@ from pathlib import Path
 from .plan import folders
 from .plan.command import choose
 from .plan.flags import add_flags, environ_of, settings_here
+from .plan.lane import Lane
 from .plan.methods import method_of
 from .plan.protocols import plan
 from .plan.runner import Runner, quoted
@@ -74,9 +75,11 @@ def quick(folder: str, shots: str, environ: Mapping[str, str], settings: Setting
         output=environ.get("OUTPUT") or f"output/quick/{os.path.basename(folder)}",
     )
     _claim(settings, folder)
-    runner, capt = Runner(settings), method_of("CAPT")
-    runner.run(plan(settings, method_of("ZeroshotCLIP"), "zeroshot", "folder", "vit_b16"))
-    runner.run(plan(settings, capt, "few_shot", "folder", settings.shots))
+    capt = method_of("CAPT")
+    with Lane() as lane:
+        runner = Runner(settings, lane=lane)
+        runner.run(plan(settings, method_of("ZeroshotCLIP"), "zeroshot", "folder", "vit_b16"))
+        runner.run(plan(settings, capt, "few_shot", "folder", settings.shots))
 
     tag = choose(settings, capt, "few_shot", "folder").tag
     runs = [folders.trained(settings, "folder", "CAPT", tag, seed) for seed in settings.seeds]

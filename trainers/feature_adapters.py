@@ -193,7 +193,7 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         files, title = self.feature_files, "Encoding the shots"
         batches = encode_views(self.clip, views, self.device, batch_size, workers, title, files, with_tokens=False)
-        cache = FeatureCache(batches, num_views)
+        cache = FeatureCache(batches, num_views, len(self.dm.dataset.train_x))
         print(f"Encoded {len(cache):,} images x {num_views} views")
         return cache
 

@@ -47,26 +47,39 @@ def call(
         OSError: it cannot be started.
         StopError: this process has been told to stop before.
     """
-    if _got:
-        raise StopError(code=128 + _got[0])
     out = log if hear is None else subprocess.PIPE
     err = subprocess.STDOUT if out else None
-    started = subprocess.Popen(command, env=environ, stdout=out, stderr=err, start_new_session=_is_forwarding)
-    with started as process, watched(process):
+    with started(command, env=environ, stdout=out, stderr=err) as process:
         for line in process.stdout or ():  # as bytes: text would end lines at the returns of progress bars
             if hear is not None:
                 hear(line.decode(errors="replace").removesuffix("\n"))
-        return process.wait()
+        return ended(process)
 
 
-@contextmanager
-def watched(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Pass signals on to a process for the time of the context, one that came while it was being started as well."""
+def started(command: Sequence[str], **popen: Any) -> subprocess.Popen[bytes]:
+    """A process that gets what :func:`forwarding` passes on, until :func:`ended` is called.
+
+    Args:
+        command: the words.
+        popen: as for :class:`subprocess.Popen`.
+
+    Raises:
+        OSError: it cannot be started.
+        StopError: this process has been told to stop before.
+    """
+    if _got:
+        raise StopError(code=128 + _got[0])
+    process = subprocess.Popen(command, start_new_session=_is_forwarding, **popen)
     _running.add(process)
+    if _got:  # the signal came while it was being started
+        _send(process, _got[0])
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for a process, and return its exit code."""
     try:
-        if _got:
-            _send(process, _got[0])
-        yield
+        return process.wait()
     finally:
         _running.discard(process)
 

@@ -10,6 +10,7 @@ from typing import IO
 
 from . import folders
 from .children import call
+from .lane import Lane
 from .settings import Settings
 from .steps import Job, StopError
 
@@ -20,13 +21,14 @@ SCRIPTS = {"report": "confusion_report"}
 
 
 class Runner:
-    """Starts train.py and the tools as processes of their own.
+    """Starts train.py and the tools as processes.
 
     Args:
         settings: which python, and whether to start anything at all.
         environ: of the processes; this one's where none is given.
         say: takes each line; where given, it gets what the processes print as well.
         log: file for all of it, which the processes write to themselves, so that they outlive this one.
+        lane: process for the runs, one after another; one each where none is given.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Runner:
         environ: Mapping[str, str] | None = None,
         say: Callable[[str], None] | None = None,
         log: IO[bytes] | None = None,
+        lane: Lane | None = None,
     ) -> None:
         self.settings = settings
         # Where encoded images go if the data folder cannot take them.
@@ -42,6 +45,7 @@ class Runner:
         self.environ = {**features, **(os.environ if environ is None else environ)}
         self._say = say
         self._log = log
+        self._lane = lane
 
     def run(self, plan: Iterable[Job | str]) -> None:
         """Carry a plan out.
@@ -57,7 +61,7 @@ class Runner:
             else:
                 command = [self.settings.python, self.settings.path("train.py"), *step.arguments]
                 self.say(f"Run this job and save the output to {step.folder}\n{quoted(command)}")
-                self.start(command)
+                self.start(command, self._lane)
 
     def tool(self, name: str, *arguments: str) -> list[str]:
         """The command of a tool: its file in scripts/, which an installed package lacks, else that of ``capt``."""
@@ -65,8 +69,8 @@ class Runner:
         words = [self.settings.path(script)] if self.settings.has(script) else ["-m", "capt_tools", name]
         return [self.settings.python, *words, *arguments]
 
-    def start(self, command: Sequence[str]) -> None:
-        """Start a command and wait for it, unless nothing is to be started.
+    def start(self, command: Sequence[str], lane: Lane | None = None) -> None:
+        """Start a command and wait for it, unless nothing is to be started; or have ``lane`` do it.
 
         Raises:
             StopError: it failed; with its exit code.
@@ -74,7 +78,10 @@ class Runner:
         if self.settings.is_dry:
             return
         try:
-            code = call(command, self.environ, self._log, self._say)
+            if lane is None or self._log is not None:  # a lane's output goes one way for all of its runs
+                code = call(command, self.environ, self._log, self._say)
+            else:
+                code = lane.call(command, self.environ, self._say)
         except OSError as error:
             raise StopError(f"cannot start {command[0]} ({error.strerror}); set PYTHON to a python", 127) from error
         if code:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from .ablate import ablate
 from .children import forwarding
+from .lane import Lane
 from .methods import method_of
 from .protocols import USAGE, plan
 from .reproduce import PROTOCOLS, reproduce
@@ -49,7 +50,8 @@ def _protocol(script: str, name: str, words: list[str]) -> int:
     usage = USAGE[name] if trainer != "PromptKD" else USAGE[name].replace("[DATASET]", "DATASET")
     _need(script, usage, arguments)
     settings = Settings.read()
-    Runner(settings).run(plan(settings, method_of(trainer), name, *arguments))
+    with Lane() as lane:
+        Runner(settings, lane=lane).run(plan(settings, method_of(trainer), name, *arguments))
     return 0
 
 
@@ -80,8 +82,9 @@ def _reproduce(script: str, name: str, words: list[str]) -> int:
 
 def _compared(settings: Settings, whole: Plan) -> int:
     """Carry a plan out and print the table of its runs."""
-    runner = Runner(settings)
-    runner.run(whole)
+    with Lane() as lane:
+        runner = Runner(settings, lane=lane)
+        runner.run(whole)
     command = runner.tool("compare", settings.output)
     runner.say(" ".join(command))
     runner.start(command)

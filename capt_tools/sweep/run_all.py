@@ -6,8 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 from ..plan.children import stop_signal
+from ..plan.lane import Lane
 from ..plan.methods import method_in
 from ..plan.run_all import DATASETS, METHODS, PROTOCOLS
 from ..plan.runner import Runner
@@ -52,15 +54,25 @@ def run_all(
 
     cells = cells_of(methods, (environ.get("DATASETS") or DATASETS).split(), settings.seeds)
     failed: list[str] = []
+    # One thread each where lanes would take the cores from one another.
+    few = {"OMP_NUM_THREADS": "1"} if len(devices) > 1 and not environ.get("OMP_NUM_THREADS") else {}
 
-    def work(node: Node, device: str) -> bool:
-        visible = {"CUDA_VISIBLE_DEVICES": device} if device else {}
-        failure = carry_out(settings, protocol, node.cell, Runner(settings, {**environ, **visible}, say))
-        if failure is not None:
-            failed.append(f"{node.cell.name}: {failure.script}")
-        return stop_signal() is None
+    def seen(device: str) -> dict[str, str]:
+        return {**environ, **few, **({"CUDA_VISIBLE_DEVICES": device} if device else {})}
 
-    run_pool(graph(settings, protocol, cells, is_lenient=True), devices or [""], work)
+    with ExitStack() as open_lanes:
+        free: list[tuple[str, Lane]] = [(device, open_lanes.enter_context(Lane())) for device in devices or [""]]
+
+        def work(node: Node, device: str) -> bool:
+            place = next(place for place in list(free) if place[0] == device)
+            free.remove(place)
+            failure = carry_out(settings, protocol, node.cell, Runner(settings, seen(device), say, lane=place[1]))
+            free.append(place)
+            if failure is not None:
+                failed.append(f"{node.cell.name}: {failure.script}")
+            return stop_signal() is None
+
+        run_pool(graph(settings, protocol, cells, is_lenient=True), devices or [""], work)
     if (number := stop_signal()) is not None:
         raise StopError(code=128 + number)
     runner = Runner(settings, environ, say)

@@ -144,8 +144,8 @@ def extend_cfg(cfg: CfgNode) -> None:
 
     # Features of the frozen base model, computed once per view (D).
     node.CACHE = CfgNode()
-    node.CACHE.VIEWS = 4  # views of a training image that are kept; 0: encode every step, no cache
-    node.CACHE.MAX_GB = 8.0  # with more than this the cache stays off, and the log says so
+    node.CACHE.VIEWS = 4  # views of a training image that are kept, or as many as fit; 0: encode every step, no cache
+    node.CACHE.MAX_GB = 8.0  # what the tokens of cache and bank may take; the log says what was done about the rest
 
     # What a frozen image tower makes of the images, on the disk, shared by all runs and methods that stand on it (D).
     node.CACHE.DISK_GB = 8  # what the files may take, those used longest ago go first; 0: none are written or read

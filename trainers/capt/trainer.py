@@ -31,11 +31,12 @@ from .method.model import CAPTModel, CAPTOutput
 from .method.semantic_miner import MinedViews
 from .method.shift_choice import set_shift
 from .method.start import meet_pairs_of_bank, start_sample_expert, start_semantic_experts
-from .run.dataset import all_classnames, check_selection
+from .run.dataset import all_classnames, check_selection, rebuilt_dataset
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
 from .run.files import checkpoint_file
 from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
+from .run.memory import MemoryPlan, memory_of, plan_memory
 from .run.meters import RunningMeans
 from .run.record import RunRecordMixin, relative_path
 from .run.serving import (
@@ -50,6 +51,7 @@ from .run.serving import (
 __all__ = ["CAPT"]
 
 MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
+SAMPLERS = ("RandomSampler", "SequentialSampler")  # what a loader over cached features can do
 SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR, EPOCH and OPTIONS"
 
 
@@ -133,6 +135,8 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         super().before_train()
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
         self._keep_serving()
+        for line in self._memory.lines(self._pair_bytes(), memory_of(torch.device(self.device))):
+            print(line)
         self._use_cache()
         self.choices = {}
         self._fit_shift()
@@ -187,19 +191,40 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             self.feature_files,
         )
 
+    @cached_property
+    def _memory(self) -> MemoryPlan:
+        """What cache and bank will take, and where the patch tokens of the bank's entries will be."""
+        node, sampler = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X.SAMPLER
+        is_cached = node.CACHE.VIEWS > 0 and sampler in SAMPLERS
+        full = rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x if node.BANK.SHOTS == -1 else None
+        return plan_memory(
+            self.model.base.prompted,
+            num_images=len(self.dm.dataset.train_x),
+            num_classes=self.num_classes,
+            wanted_views=max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0,
+            bank_views=node.BANK.VIEWS,
+            num_bank_images=None if full is None else len(full),
+            max_gigabytes=node.CACHE.MAX_GB,
+        )
+
+    def _pair_bytes(self) -> int:
+        return sum(value.nbytes for value in self.model.semantic_miner.buffers())
+
     def _use_cache(self) -> None:
         """Replace Dassl's training loader by one over cached features, where they fit."""
         node, loader = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X
         self.cache: FeatureCache | None = None
         if node.CACHE.VIEWS == 0:
             return
-        if loader.SAMPLER not in ("RandomSampler", "SequentialSampler"):
+        if loader.SAMPLER not in SAMPLERS:
             print(f"CACHE.VIEWS is not used: it does not know the sampler {loader.SAMPLER}")
             return
-        base, source = self.model.base, self.dm.dataset.train_x
-        num_views = max(node.CACHE.VIEWS, node.BANK.VIEWS)
-        views = self._encode(base, source, num_views, "Caching features")
-        self.cache = cache_where_it_fits(views, len(source), num_views, base.prompted, node.CACHE.MAX_GB)
+        source = self.dm.dataset.train_x
+
+        def views(num_views: int) -> Iterator[ViewBatch]:
+            return self._encode(self.model.base, source, num_views, "Caching features")
+
+        self.cache = cache_where_it_fits(views, len(source), self._memory, node.CACHE.MAX_GB)
         if self.cache is not None:
             is_shuffled = loader.SAMPLER == "RandomSampler"
             self.train_loader_x = CachedLoader(self.cache, loader.BATCH_SIZE, self.run_seed, is_shuffled)
@@ -232,8 +257,13 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             self._relative,
             self.run_seed,
             self.model.refiner.systematic,
+            self._memory.tokens_in,
         )
-        return builder.build_for_run(self.output_dir, self.dm.dataset.train_x, self.cache)
+        bank = builder.build_for_run(self.output_dir, self.dm.dataset.train_x, self.cache)
+        capacity = memory_of(torch.device(self.device))
+        if capacity is not None and bank.token_source is not None and self._memory.goes_to_device(capacity):
+            bank.hold_tokens()
+        return bank
 
     def _fit_gain(self) -> None:
         """Choose how far the corrections move z, before anything is trained."""
@@ -341,7 +371,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
 
     @torch.no_grad()
     def inference_from(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
-        """As :meth:`inference`, of encoded images."""
+        """CAPT's logits ``(B, C)`` and the base model's, of encoded images."""
         output = self.model(*_for_model(features))
         return output.logits, output.base_logits
 

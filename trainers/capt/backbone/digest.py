@@ -15,7 +15,7 @@ Stamp = tuple[tuple[int, str, int], ...]
 
 
 def stamp_of(tensors: Iterable[Tensor]) -> Stamp:
-    """A stamp by which a digest that was computed before is known to be still true."""
+    """A stamp of tensors ``(...)`` by which a digest that was computed before is known to be still true."""
     return tuple((t.data_ptr(), str(t.dtype), 0 if t.is_inference() else t._version) for t in tensors)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from yacs.config import CfgNode
 from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
-from ..run.feature_cache import FeatureCache, ViewBatch
+from ..run.feature_cache import FeatureCache, ViewBatch, ViewEncoder
 from ..run.host_dassl import run_through
+from ..run.memory import Place
 from ..run.reading import lend_reader, reader_of
 from ..run.yaml_file import merge_yaml
 from .confusion_bank import ConfusionBank, JudgedViews
+from .entry_tokens import CachedTokens, EncodedTokens, TokenSource
 from .files import FILE
 from .names import suspicious_names
 
@@ -68,15 +70,17 @@ class BankBuilder:
         relative: image path to the path that the bank stores.
         seed: the run's seed, for folds.
         systematic: the shift that the model puts before everything; the base model judges behind it.
+        tokens_in: where the entries' patch tokens are to be; see :class:`..run.memory.MemoryPlan`.
     """
 
     cfg: CfgNode
     base: BaseModel
     spec: BaseSpec
-    encode: Callable[..., Iterator[ViewBatch]]
+    encode: ViewEncoder
     relative: Callable[[str], str]
     seed: int
     systematic: nn.Module
+    tokens_in: Place = "bank"
 
     @property
     def node(self) -> CfgNode:
@@ -121,17 +125,28 @@ class BankBuilder:
         bank = ConfusionBank.build(
             self.base.classnames,
             [self.relative(item.impath) for item in source],
-            (_judged(batch, judge(batch)) for batch in views),
+            (_judged(batch, judge(batch), self.tokens_in == "bank") for batch in views),
             soft_counts=self.node.COUNTS == "soft",
             near_misses=self.node.NEAR_MISSES if self.node.NEAR_MISSES <= 1 else None,
             fingerprint=self.fingerprint(),
             shrinkage=self.cfg.TRAINER.CAPT.SAM.SHRINKAGE,
         )
+        bank.token_source = self._token_source(source, cache)
         if self.node.COUNTS == "hard":  # soft counts are confidences, not images
             labels = torch.tensor([item.label for item in source], device=bank.device)
             judged = num_views * torch.bincount(labels, minlength=bank.num_classes)
             bank.notes = suspicious_names(bank.classnames, bank.counts, judged)
         return bank
+
+    def _token_source(self, source: Sequence[Any], cache: FeatureCache | None) -> TokenSource | None:
+        if self.tokens_in == "bank" or not self.base.prompted.is_vit:
+            return None
+        if self.tokens_in == "images":
+            return EncodedTokens(lambda asked: self.encode.tokens_of(self.base, source, asked))
+        tokens = None if cache is None else cache.rows.tokens
+        assert cache is not None, "the plan has tokens in a cache that is not there"
+        assert tokens is not None, "a ViT has patch tokens"
+        return CachedTokens(tokens, cache.num_views)
 
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`bank_fingerprint`; and the shift that the judge stood behind."""
@@ -183,10 +198,11 @@ def _describe(bank: ConfusionBank) -> None:
         print(f"  {note}")
 
 
-def _judged(batch: ViewBatch, probs: Tensor) -> JudgedViews:
-    tokens = {"cls": batch.cls, "tokens": batch.tokens}  # a ResNet has no patch tokens
-    there = {name: value for name, value in tokens.items() if value is not None}
-    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **there)
+def _judged(batch: ViewBatch, probs: Tensor, with_tokens: bool) -> JudgedViews:
+    tokens = {} if batch.cls is None else {"cls": batch.cls}
+    if with_tokens and batch.tokens is not None:
+        tokens["tokens"] = batch.tokens
+    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:

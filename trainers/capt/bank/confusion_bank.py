@@ -21,13 +21,14 @@ Shapes: C classes, M entries, B queries, P mined pairs a query, K representative
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from .entry_tokens import TokenSource
 from .exchange import checked_predictions, rows_of
 from .files import BankMismatchError, StoredBank
 from .likeness import Likeness
@@ -91,6 +92,7 @@ class _Entries:
     p_pseudo: Tensor  # (M+1,) confidence in the pseudo-label
     intensity: Tensor  # (M+1,) confusion intensity c
     index: Tensor  # (M+1,) int64, image in `paths`, -1 for padding
+    place: Tensor  # (M+1,) int64, as index, but of a list that holds an image twice; -1 for padding and where not known
     view: Tensor  # (M+1,) int64
     feature: Tensor  # (M+1, D)
     cls: Tensor  # (M+1, Dv)
@@ -103,11 +105,11 @@ class _Entries:
         return {name: value[:-1] for name, value in self.named().items()}
 
     def without_tokens(self) -> dict[str, Tensor]:
-        return {name: value[:-1] for name, value in self.named().items() if name != "tokens"}
+        return {name: value[:-1] for name, value in self.named().items() if name not in ("tokens", "place")}
 
     @classmethod
     def padded(cls, rows: dict[str, Tensor]) -> _Entries:
-        pads = {"label": -1, "pseudo_label": -1, "rival": -1, "index": -1}
+        pads = {"label": -1, "pseudo_label": -1, "rival": -1, "index": -1, "place": -1}
         with_padding = {}
         for name, value in rows.items():
             pad = value.new_full((1, *value.shape[1:]), pads.get(name, 0))
@@ -144,6 +146,7 @@ class ConfusionBank(StoredBank):
         self.notes: list[str] = []  # what is said of the class names, see :mod:`.names`
         # (M+1, D) the entries' confusion features once the adapter is trained; they spare a stored bank the tokens.
         self.confusion_features: Tensor | None = None
+        self.token_source: TokenSource | None = None  # of the patch tokens, where the entries do not hold them
         self.shrinkage = shrinkage
         self.likeness = Likeness(entries.cls[:-1], entries.label[:-1], self.num_classes, shrinkage)
         self.filed = FiledKeys(entries.cls[:-1], entries.label[:-1], self.num_classes, self.likeness.keys)
@@ -249,6 +252,7 @@ class ConfusionBank(StoredBank):
             "p_pseudo": p_pseudo,
             "intensity": intensity,
             "index": batch.index,
+            "place": batch.index,
             "view": batch.view,
             "feature": batch.feature,
             "cls": batch.cls,
@@ -279,8 +283,27 @@ class ConfusionBank(StoredBank):
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the entries carry tokens to adapt; a stored bank carries finished confusion features instead."""
-        return self.entries.tokens.shape[1] > 0
+        """Whether there are tokens to adapt; a stored bank carries finished confusion features instead."""
+        return self.token_source is not None or self.entries.tokens.shape[1] > 0
+
+    def tokens_of(self, entry: Tensor) -> Tensor:
+        """Patch tokens ``(..., N, Dv)`` of entries ``(...)``; zero for padding."""
+        entries = self.entries
+        if self.token_source is None:
+            return entries.tokens[entry]
+        found = self.token_source.take(entries.place[entry].flatten(), entries.view[entry].flatten())
+        return found.unflatten(0, entry.shape)
+
+    def hold_tokens(self, chunk: int = 1024) -> None:
+        """Copy the tokens from their source into the entries, where they need no way from the host."""
+        parts = torch.arange(len(self) + 1, device=self.device).split(chunk)
+        whole: Tensor | None = None
+        for part in parts:
+            found = self.tokens_of(part)
+            whole = found.new_empty(len(self) + 1, *found.shape[1:]) if whole is None else whole
+            whole[part] = found
+        assert whole is not None, "there is padding at least"
+        self.entries, self.token_source = replace(self.entries, tokens=whole), None
 
     @property
     def num_confused(self) -> int:
@@ -302,7 +325,7 @@ class ConfusionBank(StoredBank):
         entries = _Entries(**{name: value.to(device) for name, value in self.entries.named().items()})
         counts = self.counts.to(device)
         bank = ConfusionBank(self.classnames, self.paths, entries, counts, self.fingerprint, self.shrinkage)
-        bank.notes = self.notes
+        bank.notes, bank.token_source = self.notes, self.token_source
         if self.confusion_features is not None:
             bank.confusion_features = self.confusion_features.to(device)
         return bank
@@ -401,6 +424,7 @@ class ConfusionBank(StoredBank):
         rows = dict(state)
         counts = rows.pop("counts")
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
+        rows["place"] = torch.full_like(rows["index"], -1)
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
 
 

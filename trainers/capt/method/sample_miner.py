@@ -130,7 +130,7 @@ class SampleConfusionMiner(nn.Module):
         rows = bank.entries
         if self.adapter is None:
             return rows.feature[entry]
-        return self.confusion_feature(rows.cls[entry], rows.tokens[entry], rows.intensity[entry], project)
+        return self.confusion_feature(rows.cls[entry], bank.tokens_of(entry), rows.intensity[entry], project)
 
     @torch.no_grad()
     def settle(self, bank: ConfusionBank, project: Callable[[Tensor], Tensor], chunk: int = 256) -> None:

@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
+from ..backbone.prompted_clip import ImageFeatures
 from .encoding import Encoding, ImageEncoder
 from .feature_files import FeatureFiles
+from .memory import MemoryPlan
 from .views import ImageTransform, ViewDataset, hash_seed
 
 __all__ = [
@@ -142,6 +143,18 @@ class ViewEncoder:
         views = ViewDataset(source, num_views, *transforms, self.read_image, self.seed, images)
         return encode_views(base, views, self.device, self.batch_size, self.num_workers, title, self.files)
 
+    @torch.no_grad()
+    def tokens_of(self, base: ImageEncoder, source: Sequence[Any], asked: Sequence[tuple[int, int]]) -> Tensor:
+        """Patch tokens ``(n, N, Dv)`` of n views, each the place of an item in ``source`` and its view."""
+        transforms, parts = (self.test_transform, self.train_transform), []
+        views = ViewDataset(source, 1 + max(view for _, view in asked), *transforms, self.read_image, self.seed)
+        for start in range(0, len(asked), self.batch_size):
+            pixels = [views.pixels(place, [view])[0] for place, view in asked[start : start + self.batch_size]]
+            tokens = base.encode_image(torch.stack(pixels).to(self.device)).tokens
+            assert tokens is not None, "a ResNet has no patch tokens"
+            parts.append(tokens)
+        return torch.cat(parts)
+
 
 class FeatureCache:
     """Features of V views of every image, kept in main memory.
@@ -149,25 +162,17 @@ class FeatureCache:
     Args:
         batches: what :func:`encode_views` yields, in its order.
         num_views: V.
+        num_images: how many there will be; then memory is taken once, and not twice for a while.
     """
 
-    def __init__(self, batches: Iterator[ViewBatch], num_views: int):
-        parts = [batch.to(torch.device("cpu")) for batch in batches]
+    def __init__(self, batches: Iterator[ViewBatch], num_views: int, num_images: int | None = None):
         self.num_views = num_views
-        rows: dict[str, Any] = {
-            name: None if value is None else torch.cat([getattr(part, name) for part in parts])
-            for name, value in vars(parts[0]).items()
-        }
-        self.rows = ViewBatch(**rows)
+        host = (batch.to(torch.device("cpu")) for batch in batches)
+        self.rows = _joined(list(host)) if num_images is None else _filled(host, num_images * num_views)
 
     def __len__(self) -> int:
         """Images, not views."""
         return len(self.rows.label) // self.num_views
-
-    @staticmethod
-    def gigabytes(num_images: int, num_views: int, num_tokens: int, width: int, bytes_per_value: int) -> float:
-        """Memory that a cache of tokens will take."""
-        return num_images * num_views * (num_tokens + 1) * width * bytes_per_value / 2**30
 
     def take(self, index: Tensor, view: Tensor) -> ViewBatch:
         """Rows of images ``(B,)`` and views ``(B,)``."""
@@ -181,30 +186,50 @@ class FeatureCache:
             yield self.take(part // num_views, part % num_views)
 
 
+def _joined(parts: Sequence[ViewBatch]) -> ViewBatch:
+    rows: dict[str, Any] = {
+        name: None if value is None else torch.cat([getattr(part, name) for part in parts])
+        for name, value in vars(parts[0]).items()
+    }
+    return ViewBatch(**rows)
+
+
+def _filled(parts: Iterator[ViewBatch], num_rows: int) -> ViewBatch:
+    rows: ViewBatch | None = None
+    done = 0
+    for part in parts:
+        if rows is None:
+            rows = part.each(lambda value: value.new_empty(num_rows, *value.shape[1:]))
+        for name, value in vars(part).items():
+            if value is not None:
+                getattr(rows, name)[done : done + len(value)] = value
+        done += len(part.label)
+    assert rows is not None, "there is at least one batch"
+    assert done == num_rows, f"{done} rows came, not {num_rows}"
+    return rows
+
+
 def cache_where_it_fits(
-    views: Iterator[ViewBatch], num_images: int, num_views: int, prompted: PromptedCLIP, max_gigabytes: float
+    make: Callable[[int], Iterator[ViewBatch]], num_images: int, plan: MemoryPlan, max_gigabytes: float
 ) -> FeatureCache | None:
-    """A cache of these views, or None where it would take too much memory; says in one line which.
+    """A cache of as many views as fit, or None where not even one does; says in one line which.
 
     Args:
-        views: what :func:`encode_views` yields; nothing of it is computed where there is no cache.
+        make: features of so many views, as :func:`encode_views` yields them.
         num_images: number of images.
-        num_views: V.
-        prompted: the CLIP whose tokens are kept.
-        max_gigabytes: what the cache may take.
+        plan: how many views fit.
+        max_gigabytes: what they had to fit into.
     """
-    gigabytes = 0.0
-    if prompted.grid is not None and prompted.width is not None:
-        size = torch.finfo(prompted.dtype).bits // 8
-        gigabytes = FeatureCache.gigabytes(num_images, num_views, prompted.grid**2, prompted.width, size)
-    if gigabytes > max_gigabytes:
+    wanted, num_views = plan.wanted_views, plan.cached_views
+    if num_views == 0:
         print(
-            f"Feature cache off: {gigabytes:.1f} GB for {num_views} views, CACHE.MAX_GB is {max_gigabytes:.1f}; "
-            "the image tower runs every step"
+            f"Feature cache off: {plan.needed_bytes / 2**30:.1f} GB for {wanted} views, CACHE.MAX_GB is "
+            f"{max_gigabytes:.1f}; the image tower runs every step"
         )
         return None
-    cache = FeatureCache(views, num_views)
-    print(f"Feature cache: {len(cache):,} images x {num_views} views, {gigabytes:.2f} GB")
+    cache = FeatureCache(make(num_views), num_views, num_images)
+    fewer = "" if num_views == wanted else f", {wanted - num_views} more do not fit CACHE.MAX_GB {max_gigabytes:.1f}"
+    print(f"Feature cache: {len(cache):,} images x {num_views} views, {plan.cache_bytes / 2**30:.2f} GB{fewer}")
     return cache
 
 

@@ -54,7 +54,7 @@ class RunRecordMixin(ReadingMixin):
         return None
 
     def inference_from(self, features: ImageFeatures) -> tuple[Tensor, Tensor | None]:
-        """As :meth:`inference`, of what :meth:`frozen_encoder` makes of the images."""
+        """As :meth:`inference`, logits ``(B, C)`` of what :meth:`frozen_encoder` makes of the images."""
         raise NotImplementedError
 
     def reads_tokens(self) -> bool:

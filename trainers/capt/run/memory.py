@@ -1,0 +1,124 @@
+"""What the cache and the bank of a run will take, before anything is encoded; all of it follows from sizes.
+
+Shapes: n images, V views, M entries at most, N patches, Dv visual width, D joint width, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..backbone.prompted_clip import PromptedCLIP
+from .feature_names import token_bytes
+
+__all__ = ["MemoryPlan", "Place", "entry_bytes", "memory_of", "plan_memory", "row_bytes"]
+
+INT, FLOAT = 8, 4
+Place = Literal["cache", "bank", "images"]
+
+
+def row_bytes(tower: PromptedCLIP) -> int:
+    """What one view of an image takes in the cache: tokens, z, label, index and view."""
+    return token_bytes(tower) + FLOAT * tower.embed_dim + 3 * INT
+
+
+def entry_bytes(tower: PromptedCLIP) -> int:
+    """What an entry takes in the bank, its patch tokens left out: z, class token, key, six integers, three numbers."""
+    size = torch.finfo(tower.dtype).bits // 8
+    return FLOAT * tower.embed_dim + (size + FLOAT) * (tower.width or 0) + 6 * INT + 3 * FLOAT
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a run keeps within CACHE.MAX_GB.
+
+    Attributes:
+        wanted_views: V that were asked for.
+        cached_views: V that fit.
+        view_bytes: of one view of all images.
+        bank_bytes: of M entries without patch tokens, and n ``(C, C)``, on the device.
+        token_bytes: of the patch tokens of M entries, wherever they are.
+        tokens_in: the cache, which holds them already; the bank, as a copy; or nowhere: the images are encoded again
+            when an entry is retrieved.
+    """
+
+    wanted_views: int
+    cached_views: int
+    view_bytes: int
+    bank_bytes: int
+    token_bytes: int
+    tokens_in: Place
+
+    @property
+    def needed_bytes(self) -> int:
+        """Of all views that were asked for."""
+        return self.wanted_views * self.view_bytes
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of those that fit, in main memory."""
+        return self.cached_views * self.view_bytes
+
+    def goes_to_device(self, capacity: int) -> bool:
+        """Whether tokens that lie in the cache are copied to a GPU of ``capacity`` bytes, a quarter of it at most."""
+        return self.tokens_in == "cache" and self.token_bytes <= capacity // 4
+
+    def lines(self, pair_bytes: int, capacity: int | None) -> list[str]:
+        """What a run says of it; ``pair_bytes`` is what pairs of classes take, ``capacity`` that of a GPU."""
+        copies = self.tokens_in == "bank" or (capacity is not None and self.goes_to_device(capacity))
+        device = self.bank_bytes + pair_bytes + (self.token_bytes if copies else 0)
+        where = {
+            "cache": "in the cache" + (" and on the GPU" if copies else ""),
+            "bank": "in the bank",
+            "images": "encoded again when they are retrieved",
+        }
+        views = f"{self.cached_views} of {self.wanted_views} views"
+        return [
+            f"Memory: feature cache {_gigabytes(self.cache_bytes)} in main memory ({views}); "
+            f"bank at most {_gigabytes(self.bank_bytes)}, its patch tokens {_gigabytes(self.token_bytes)} "
+            f"{where[self.tokens_in]}; pairs of classes {_gigabytes(pair_bytes)}",
+            f"Memory: at most {_gigabytes(device)} of it on {'the GPU' if capacity is not None else 'the CPU besides'}",
+        ]
+
+
+def plan_memory(
+    tower: PromptedCLIP,
+    *,
+    num_images: int,
+    num_classes: int,
+    wanted_views: int,
+    bank_views: int,
+    num_bank_images: int | None,
+    max_gigabytes: float,
+) -> MemoryPlan:
+    """As many views as fit, and the bank's patch tokens where there is room for them.
+
+    Args:
+        tower: whose tokens are kept.
+        num_images: n, the run's shots.
+        num_classes: C.
+        wanted_views: V to cache; 0 for no cache.
+        bank_views: views of an image that may become entries.
+        num_bank_images: images that the bank is built from; None for the run's shots.
+        max_gigabytes: what the tokens of cache and bank may take together.
+    """
+    budget = int(max_gigabytes * 2**30)
+    view = num_images * row_bytes(tower)
+    cached = max(0, min(wanted_views, budget // view if view else wanted_views))
+    entries = bank_views * (num_images if num_bank_images is None else num_bank_images)
+    patches = entries * (token_bytes(tower) - token_bytes(tower) // ((tower.grid or 0) ** 2 + 1))
+    in_cache = num_bank_images is None and 0 < bank_views <= cached
+    tokens_in: Place = "cache" if in_cache else "bank" if patches <= budget - cached * view else "images"
+    bank = entries * entry_bytes(tower) + FLOAT * num_classes**2
+    return MemoryPlan(wanted_views, cached, view, bank, patches, tokens_in)
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of a GPU; None for the CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def _gigabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GB"
