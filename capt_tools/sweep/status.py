@@ -82,10 +82,10 @@ def _progress(node: Node) -> str:
     """The run that is going on, the first that is not done, with its epoch and the time left as its log has them."""
     number, folder = next((at for at in enumerate(node.folders, 1) if not folders.is_done(at[1])), (0, ""))
     said = f"run {number} of {len(node.folders)}"
-    try:
-        lines = EPOCH.findall(Path(folder, "log.txt").read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return said
+    logs = sorted(
+        Path(folder).glob("log.txt*"), key=lambda path: path.stat().st_mtime
+    )  # a run that goes on has another
+    lines = EPOCH.findall(logs[-1].read_text(encoding="utf-8", errors="replace")) if logs else []
     return f"{said}, epoch {lines[-1][0]}, {lines[-1][1]} left" if lines else said
 
 

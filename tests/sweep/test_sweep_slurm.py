@@ -245,6 +245,10 @@ def test_status_says_what_each_cell_does(fake, capsys):
         ("waiting", "for Resources (job 101_1)"),
         ("waiting", "for coop dtd seed 2 (job 103)"),
     ]
+    again = folder / "log.txt-2026-11-26-11-20-00"  # the run goes on, and Dassl keeps its first log
+    again.write_text("epoch [5/20] batch [1/2] loss 1 lr 2 eta 0:00:40\n")
+    os.utime(folder / "log.txt", (1, 1))
+    assert standings(sweep, sweep.nodes(), queued)[1].detail.startswith("run 1 of 2, epoch 5/20, 0:00:40 left (job 102")
     sweep.note(sweep.cells[2], Record("interrupted", "saved"))
     queued["101_1"] = Queued("PENDING", "BeginTime", "4:00:00", "x")
     assert standings(sweep, sweep.nodes(), queued)[2] == ("waiting", "to go on, for BeginTime (job 101_1)")
