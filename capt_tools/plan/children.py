@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from .steps import StopError
 
-__all__ = ["call", "forwarding", "stop_signal", "watched"]
+__all__ = ["call", "ended", "forwarding", "started", "stop_signal"]
 
 # Signal -> what runs get; they know no hang-up. Windows has but the first two.
 PASSED_ON = {name: name for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")} | {"SIGHUP": "SIGTERM"}

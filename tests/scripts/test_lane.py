@@ -127,7 +127,7 @@ def test_the_runner_says_and_skips_as_before(script, heard, tmp_path):
     (done / "results.json").touch()
     plan = [Job(str(tmp_path / "a"), ["good"]), Job(str(done), ["good"]), "a word", Job(str(tmp_path / "b"), ["bad"])]
     with Lane() as lane, pytest.raises(StopError) as error:
-        Runner(settings, os.environ, heard.append, lane).run(plan)
+        Runner(settings, os.environ, heard.append, lane=lane).run(plan)
     assert error.value.code == 2
     alone = []
     with pytest.raises(StopError):
