@@ -97,6 +97,7 @@ RUNS = {
         "CoPrompt",
         "configs/trainers/coprompt.yaml",
         ("TRAINER.CoPrompt.PREC", "fp32"),
+        dassl=hosts.DASSL,  # its transforms are not among the bundled Dassl's
     ),
     "CoOp_ATP": Run(
         "zhengli97+ATPrompt",
