@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from colours import NAMES
 from dassl.utils import save_checkpoint
 from test_cuda_placement import _on_fake_gpu
-from test_whole_runs import NAMES, build  # noqa: F401 - a fixture
+from test_whole_runs import build  # noqa: F401 - a fixture
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainers.capt.run.feature_cache import FeatureCache, ViewBatch
@@ -134,9 +135,9 @@ def test_training_and_other_classes_stay_on_the_gpu(make):
 
 
 def _renamed(monkeypatch, names):
-    import test_whole_runs
+    import colours
 
-    monkeypatch.setattr(test_whole_runs, "NAMES", names)
+    monkeypatch.setattr(colours, "NAMES", names)
 
 
 def _logits(trainer):
