@@ -19,7 +19,7 @@ from trainers.capt.method.gain import fit_gain
 from trainers.capt.method.held_out_classes import one_standard_error
 from trainers.capt.method.sample_miner import SampleConfusionMiner
 from trainers.capt.method.semantic_miner import confusion_scores, mine_pairs
-from trainers.capt.method.systematic import _curvature_and_slope, fit_shift
+from trainers.capt.method.systematic import _curvature_and_slope, _curvature_of_shift, fit_shift
 
 TESTS = Path(__file__).parent / "capt"
 
@@ -84,8 +84,8 @@ MUTANTS = {
         (fit_shift, "/ theta[:, :1]", "", SHIFT),  # w for v
         (fit_shift, "device=z.device).unsqueeze(1) / num_classes", "device=z.device).unsqueeze(1)", SHIFT),
         (_curvature_and_slope, "n * penalty * theta[:, 1:]", "penalty * theta[:, 1:]", SHIFT),
-        (_curvature_and_slope, "error[:, torch.arange(n, device=label.device), label] -= 1", "pass", SHIFT),
-        (_curvature_and_slope, "- probs.transpose(1, 2) @ probs", "", SHIFT),
+        (_curvature_and_slope, "(of_class - truth)", "of_class", SHIFT),
+        (_curvature_of_shift, "- probs.transpose(1, 2) @ probs", "", SHIFT),
     ],
 }
 CASES = [

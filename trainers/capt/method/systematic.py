@@ -23,7 +23,8 @@ MAX_STEPS = 30
 MAX_HALVINGS = 40  # where tau starts far too large the loss is all but straight, and a step millions too long
 TOLERANCE = 1e-9  # of the loss
 TEMPERATURE_PENALTY = 1e-6  # on (tau / s - 1)^2 / 2; finite also where the shots are told apart without an error
-MAX_CELLS = 2**25  # numbers in a table of penalties, images and classes; some six such tables are held at a time
+MAX_CELLS = 2**25  # numbers in a table of images and classes; some six such tables are held at a time
+CELLS_AT_A_TIME = 2**21  # in one of several penalties; what is larger leaves the processor's cache and the heap
 
 
 class SystematicShift(nn.Module):
@@ -66,7 +67,7 @@ def fit_shift(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float
     """
     stride = -(-len(z) * len(texts) // MAX_CELLS)
     z, label = z[::stride], label[::stride]
-    at_a_time = max(1, MAX_CELLS // (len(z) * len(texts)))
+    at_a_time = max(1, CELLS_AT_A_TIME // (len(z) * len(texts)))
     parts = [penalties[start : start + at_a_time] for start in range(0, len(penalties), at_a_time)]
     return torch.cat([_newton(z, label, texts, part, scale) for part in parts])
 
@@ -112,18 +113,20 @@ def _curvature_and_slope(
     """Second derivatives ``(S, k+1, k+1)`` and first ``(S, k+1)`` of the loss in (tau, w)."""
     n = len(cosines)
     probs = (theta[:, :1, None] * cosines + (theta[:, 1:] @ design.t()).unsqueeze(1)).softmax(dim=-1)  # (S, n, C)
-    spread = probs * (cosines - (probs * cosines).sum(dim=-1, keepdim=True)) / n  # how probs follow tau
-    error = probs.clone()
-    error[:, torch.arange(n, device=label.device), label] -= 1
-    slope = torch.cat(
-        [(error * cosines).sum(dim=(1, 2)).unsqueeze(1), error.sum(dim=1) @ design + n * penalty * theta[:, 1:]], dim=1
-    )
-    between = torch.diag_embed(probs.sum(dim=1)) - probs.transpose(1, 2) @ probs  # (S, C, C), M
-    of_shift = design.t() @ (between / n) @ design
-    mixed = spread.sum(dim=1) @ design  # (S, k)
+    weighed = probs * cosines
+    mean = weighed.sum(dim=-1)  # (S, n), of an image's cosines
+    of_class = probs.sum(dim=1)  # (S, C)
+    # Sums over tables of (S, n, C) that are not made: probs less the truth, and how probs follow tau.
+    truth = torch.bincount(label, minlength=cosines.shape[1])
+    of_tau = mean.sum(dim=1) - cosines.gather(1, label.unsqueeze(1)).sum()
+    slope = torch.cat([of_tau.unsqueeze(1), (of_class - truth) @ design + n * penalty * theta[:, 1:]], dim=1)
+    follows = (weighed.sum(dim=1) - (mean.unsqueeze(1) @ probs).squeeze(1)) / n  # (S, C)
+    spread = (weighed.flatten(1) @ cosines.flatten() - mean.pow(2).sum(dim=1)) / n  # (S,)
+    of_shift = _curvature_of_shift(probs, of_class, design)
+    mixed = follows @ design  # (S, k)
     curvature = torch.cat(
         [
-            torch.cat([(spread * cosines).sum(dim=(1, 2))[:, None, None], mixed.unsqueeze(1)], dim=2),
+            torch.cat([spread[:, None, None], mixed.unsqueeze(1)], dim=2),
             torch.cat([mixed.unsqueeze(2), of_shift + torch.diag_embed(penalty.expand(-1, design.shape[1]))], dim=2),
         ],
         dim=1,
@@ -132,6 +135,16 @@ def _curvature_and_slope(
     slope[:, 0] += TEMPERATURE_PENALTY * (theta[:, 0] / scale - 1) / scale
     curvature[:, 0, 0] += TEMPERATURE_PENALTY / scale**2
     return curvature + 1e-9 * torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device), slope
+
+
+def _curvature_of_shift(probs: Tensor, of_class: Tensor, design: Tensor) -> Tensor:
+    """T^T M T / n ``(S, k, k)``, M ``(C, C)`` the curvature of class biases; without M where there are fewer axes."""
+    (num_classes, num_axes), n = design.shape, probs.shape[1]
+    if 2 * num_axes > num_classes:
+        between = torch.diag_embed(of_class) - probs.transpose(1, 2) @ probs  # (S, C, C), M
+        return design.t() @ (between / n) @ design
+    moved = probs @ design  # (S, n, k)
+    return (design.t() @ (of_class.unsqueeze(2) * design) - moved.transpose(1, 2) @ moved) / n
 
 
 def _line_search(loss: Callable[[Tensor], Tensor], theta: Tensor, step: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
