@@ -1,7 +1,7 @@
 """What a batch's retrieval costs: the entries of the mined classes alone, against a comparison with the whole bank.
 
-Random class tokens of ViT-B/16's width, labels at random among the classes, queries with a target and five partners each.
-Both ways are timed in turns, so that what else runs on the machine meets both; their answers are compared as well.
+Random class tokens of ViT-B/16's width, labels at random among the classes, queries with a target and five partners
+each. Both ways are timed in turns, so that what else runs on the machine meets both; their answers are compared too.
 
     python benchmarks/bank.py --output bank.json
     python benchmarks/bank.py --entries 1000 100000 --classes 1000
@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -102,16 +103,17 @@ def agree(one: Retrieved, other: Retrieved) -> bool:
 
 
 def medians(ways: Sequence[Callable[[], object]], repeats: int, device: str) -> list[float]:
-    """Milliseconds of each, timed in turns after one call of each."""
+    """Milliseconds of each, timed in turns after one call of each; on a CPU of its one thread, whatever else runs."""
+    now = time.process_time if device == "cpu" else time.perf_counter
     seconds: list[list[float]] = [[] for _ in ways]
     for turn in range(repeats + 1):
         for way, own in zip(ways, seconds, strict=True):
-            start = time.perf_counter()
+            start = now()
             way()
             if device != "cpu":
                 torch.cuda.synchronize()
             if turn:
-                own.append(time.perf_counter() - start)
+                own.append(now() - start)
     return [1000 * statistics.median(own) for own in seconds]
 
 
@@ -126,11 +128,9 @@ def main(argv: list[str] | None = None) -> int:
     for num_entries in args.entries:
         bank = random_bank(num_entries, args.classes, args.width, args.device)
         same = agree(by_classes(bank, query), by_mask(bank, query))
-        new, old = medians([lambda: by_classes(bank, query), lambda: by_mask(bank, query)], args.repeats, args.device)
+        new, old = medians([partial(way, bank, query) for way in (by_classes, by_mask)], args.repeats, args.device)
         figures.append({"entries": num_entries, "by_classes_ms": new, "whole_bank_ms": old, "same_answers": same})
-    rows = [
-        [f["entries"], f["whole_bank_ms"], f["by_classes_ms"], f["by_classes_ms"] / f["whole_bank_ms"]] for f in figures
-    ]
+    rows = [[f["entries"], old := f["whole_bank_ms"], new := f["by_classes_ms"], new / old] for f in figures]
     print(f"{args.queries} queries, {args.classes:,} classes, width {args.width}, one thread; commit {code_commit()}\n")
     header = ["entries", "whole bank, ms", "mined classes, ms", "ratio"]
     print(tabulate(rows, header, tablefmt="github", intfmt=",", floatfmt=("", ".1f", ".1f", ".3f")))

@@ -1,8 +1,8 @@
 """What the number of classes costs a run, phase by phase: seconds, seconds of CPU, and memory above that of the start.
 
-Every number of classes is a run of its own in a process of its own: CAPT at its defaults on zero-shot CLIP, drawn pictures
-in a folder (two a class to train on, one to test on), and the CLIP of three small blocks that the tests use. The images are
-next to nothing, so what shows is what follows from the classes.
+Every number of classes is a run of its own in a process of its own: CAPT at its defaults on zero-shot CLIP, drawn
+pictures in a folder (two a class to train on, one to test on), and the CLIP of three small blocks that the tests use.
+The images are next to nothing, so what shows is what follows from the classes.
 
     python benchmarks/classes.py --output classes.json
     python benchmarks/classes.py --classes 250 1000
@@ -23,10 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START = time.perf_counter()  # imports are a phase
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "trainers")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "trainers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import compat  # noqa: F401
 
@@ -44,6 +42,7 @@ import trainers
 from trainers.capt.run.files import write_json
 from trainers.capt.run.record import code_commit
 
+ROOT = Path(__file__).resolve().parents[1]
 TRAIN, TEST = 2, 1  # pictures a class
 # Method of the trainer: the phase that it is. What a phase calls of another counts there.
 PHASES = {
@@ -156,10 +155,10 @@ def run(folder: Path, clock: Clock) -> None:
     Timed(cfg).train()
 
 
-def one(folder: Path) -> dict[str, Any]:
-    """Figures of one run."""
+def one(folder: Path, started: float) -> dict[str, Any]:
+    """Figures of one run, in the process that was started then."""
     assert datasets  # it registers the data sets
-    imported = time.perf_counter() - START, time.process_time()
+    imported = time.time() - started, time.process_time()
     clock = Clock()
     clock.add("imports", *imported)
     run(folder, clock)
@@ -178,7 +177,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 250, 397, 1000])
     parser.add_argument("--repeats", type=int, default=1, help="runs of each; the one with least CPU time counts")
     parser.add_argument("--output", help="JSON file for the figures")
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the folder of a run of its own
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the folder of a run of its own, and its start
+    parser.add_argument("--started", type=float, default=time.time(), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -187,7 +187,7 @@ def measured(num_classes: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         draw(folder / "images", num_classes)
-        command = [sys.executable, __file__, "--one", temporary]
+        command = [sys.executable, __file__, "--one", temporary, "--started", str(time.time())]
         done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})
         if done.returncode:
             raise RuntimeError(f"the run with {num_classes} classes failed:\n{done.stderr[-2000:]}")
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     args = arguments(argv)
     if args.one:
-        write_json(args.one / "figures.json", one(args.one))
+        write_json(args.one / "figures.json", one(args.one, args.started))
         return 0
     figures = []
     for num_classes in args.classes:

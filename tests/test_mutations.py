@@ -84,8 +84,9 @@ MUTANTS = {
         (fit_shift, "/ theta[0]", "", SHIFT),  # w for v
         (fit_shift, "penalty / len(texts)", "penalty", SHIFT),
         (_Problem.curvature_and_slope, "+ penalty * theta[1:]", "+ penalty * theta[1:] / n", SHIFT),
-        (_Problem.curvature_and_slope, "- torch.bincount(self.label, minlength=probs.shape[1])", "", SHIFT),
-        (_Problem.curvature_and_slope, "- probs.t() @ probs", "", SHIFT),
+        (_Problem.curvature_and_slope, "(of_class - truth)", "of_class", SHIFT),
+        (_Problem._curvature_of_shift, "- probs.t() @ probs", "", SHIFT),
+        (_Problem._curvature_of_shift, "- moved.t() @ moved", "", SHIFT),
         (_Problem._line_search, "lower <= value and ", "", SHIFT),
         (_Problem._line_search, " and moved[0] > 0", "", SHIFT),
     ],

@@ -99,9 +99,9 @@ def test_the_loss_is_flat_where_the_fit_ends():
         assert slope.norm() < 2e-3 * max(1.0, float(at_nought.norm()))
 
 
-@pytest.mark.parametrize("penalty", [0.05, 0.4])
-def test_slope_and_curvature_are_those_of_autograd(penalty):
-    z, label, texts = biased(3)
+@pytest.mark.parametrize(("penalty", "num_classes"), [(0.05, 6), (0.4, 6), (0.4, 30)])  # more axes, and far fewer
+def test_slope_and_curvature_are_those_of_autograd(penalty, num_classes):
+    z, label, texts = biased(3, num_classes)
     z, texts = z.double(), texts.double()
     design = texts - texts.mean(dim=0)  # any axes will do
     theta = torch.randn(1 + z.shape[1], generator=tiny_capt.generator(4), dtype=torch.double)

@@ -187,9 +187,9 @@ class ConfusionBank(StoredBank):
         for batch in views:
             if batch.probs.shape[1] != num_classes:
                 raise ValueError(f"the judge knows {batch.probs.shape[1]} classes, the bank {num_classes}")
-            rows, batch_counts = cls._file(batch, num_classes, soft_counts, near_misses)
-            kept.append(rows)
-            counts = batch_counts if counts is None else counts + batch_counts
+            if counts is None:
+                counts = torch.zeros(num_classes, num_classes, device=batch.probs.device)
+            kept.append(cls._file(batch, counts, soft_counts, near_misses))
         if counts is None:
             raise ValueError("a confusion bank needs at least one view of a training image")
         rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
@@ -230,20 +230,18 @@ class ConfusionBank(StoredBank):
         return bank
 
     @staticmethod
-    def _file(
-        batch: JudgedViews, num_classes: int, soft_counts: bool, near_misses: float | None
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _file(batch: JudgedViews, counts: Tensor, soft_counts: bool, near_misses: float | None) -> dict[str, Tensor]:
+        """The rows of these views; ``counts`` ``(C, C)`` is added to in place."""
+        num_classes = len(counts)
         probs, label = batch.probs.float(), batch.label
         p_pseudo, pseudo_label = probs.max(dim=-1)
         confused = pseudo_label != label
         intensity = confusion_intensity(probs)
         if soft_counts:
             off_label = probs * (torch.arange(num_classes, device=probs.device) != label.unsqueeze(1))
-            counts = probs.new_zeros(num_classes, num_classes).index_add_(0, label, off_label)
+            counts.index_add_(0, label, off_label)
         else:
-            cell = label * num_classes + pseudo_label
-            counts = torch.bincount(cell, weights=confused.float(), minlength=num_classes**2)
-            counts = counts.float().view(num_classes, num_classes)
+            counts.view(-1).index_add_(0, label * num_classes + pseudo_label, confused.float())
         rows = {
             "label": label,
             "pseudo_label": pseudo_label,
@@ -259,7 +257,7 @@ class ConfusionBank(StoredBank):
             "tokens": batch.tokens,
         }
         kept = confused if near_misses is None or num_classes < 2 else confused | (intensity >= near_misses)
-        return {name: value[kept] for name, value in rows.items()}, counts
+        return {name: value[kept] for name, value in rows.items()}
 
     def merge(self, other: ConfusionBank) -> ConfusionBank:
         """Both banks' entries and counts in one; the fingerprint stays this bank's.

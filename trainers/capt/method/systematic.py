@@ -129,25 +129,32 @@ class _Problem:
 
     def curvature_and_slope(self, theta: Tensor, logits: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
         """Second derivatives ``(k + 1, k + 1)`` and first ``(k + 1,)`` of the loss."""
-        n = len(logits)
-        probs = logits.softmax(dim=1)
-        spread = probs * (self.cosines - (probs * self.cosines).sum(dim=1, keepdim=True))  # how probs follow tau
-        error = probs.sum(dim=0) - torch.bincount(self.label, minlength=probs.shape[1])  # (C,)
-        cosine_of_label = self.cosines.gather(1, self.label.unsqueeze(1)).sum()
-        between = torch.diag(probs.sum(dim=0)) - probs.t() @ probs  # (C, C), M
+        n, probs = len(logits), logits.softmax(dim=1)
+        weighed = probs * self.cosines
+        mean, of_class = weighed.sum(dim=1), probs.sum(dim=0)  # (n,) of an image's cosines, (C,)
+        truth = torch.bincount(self.label, minlength=probs.shape[1])  # (C,)
 
         slope = torch.empty_like(theta)
-        slope[0] = ((probs * self.cosines).sum() - cosine_of_label) / n
+        slope[0] = (mean.sum() - self.cosines.gather(1, self.label.unsqueeze(1)).sum()) / n
         slope[0] += TEMPERATURE_PENALTY * (theta[0] / self.scale - 1) / self.scale
-        slope[1:] = error @ self.design / n + penalty * theta[1:]
+        slope[1:] = (of_class - truth) @ self.design / n + penalty * theta[1:]
 
         curvature = theta.new_empty(len(theta), len(theta))
-        curvature[0, 0] = (spread * self.cosines).sum() / n + TEMPERATURE_PENALTY / self.scale**2
-        curvature[0, 1:] = curvature[1:, 0] = spread.sum(dim=0) @ self.design / n
-        curvature[1:, 1:] = self.design.t() @ (between / n) @ self.design
+        curvature[0, 0] = (weighed.flatten() @ self.cosines.flatten() - mean.square().sum()) / n
+        curvature[0, 0] += TEMPERATURE_PENALTY / self.scale**2
+        curvature[0, 1:] = curvature[1:, 0] = (weighed.sum(dim=0) - mean @ probs) @ self.design / n  # probs follow tau
+        curvature[1:, 1:] = self._curvature_of_shift(probs, of_class) / n
         curvature.diagonal()[1:] += penalty
         curvature.diagonal().add_(1e-9)
         return curvature, slope
+
+    def _curvature_of_shift(self, probs: Tensor, of_class: Tensor) -> Tensor:
+        """T^T M T ``(k, k)``, M ``(C, C)`` the curvature of class biases; without M where there are fewer axes."""
+        num_classes, num_axes = self.design.shape
+        if 2 * num_axes > num_classes:
+            return self.design.t() @ (torch.diag(of_class) - probs.t() @ probs) @ self.design
+        moved = probs @ self.design  # (n, k)
+        return self.design.t() @ (of_class.unsqueeze(1) * self.design) - moved.t() @ moved
 
     def _line_search(
         self, theta: Tensor, step: Tensor, logits: Tensor, value: float, penalty: float
