@@ -19,7 +19,7 @@ from trainers.capt.method.gain import fit_gain
 from trainers.capt.method.held_out_classes import one_standard_error
 from trainers.capt.method.sample_miner import SampleConfusionMiner
 from trainers.capt.method.semantic_miner import confusion_scores, mine_pairs
-from trainers.capt.method.systematic import _curvature_and_slope, _curvature_of_shift, fit_shift
+from trainers.capt.method.systematic import _Problem, fit_shift
 
 TESTS = Path(__file__).parent / "capt"
 
@@ -81,11 +81,13 @@ MUTANTS = {
         (one_standard_error, "is_good.nonzero()[0]", "is_good.nonzero()[-1]", HELD_OUT),
     ],
     "systematic shift": [
-        (fit_shift, "/ theta[:, :1]", "", SHIFT),  # w for v
-        (fit_shift, "device=z.device).unsqueeze(1) / num_classes", "device=z.device).unsqueeze(1)", SHIFT),
-        (_curvature_and_slope, "n * penalty * theta[:, 1:]", "penalty * theta[:, 1:]", SHIFT),
-        (_curvature_and_slope, "(of_class - truth)", "of_class", SHIFT),
-        (_curvature_of_shift, "- probs.transpose(1, 2) @ probs", "", SHIFT),
+        (fit_shift, "/ theta[0]", "", SHIFT),  # w for v
+        (fit_shift, "penalty / len(texts)", "penalty", SHIFT),
+        (_Problem.curvature_and_slope, "+ penalty * theta[1:]", "+ penalty * theta[1:] / n", SHIFT),
+        (_Problem.curvature_and_slope, "- torch.bincount(self.label, minlength=probs.shape[1])", "", SHIFT),
+        (_Problem.curvature_and_slope, "- probs.t() @ probs", "", SHIFT),
+        (_Problem._line_search, "lower <= value and ", "", SHIFT),
+        (_Problem._line_search, " and moved[0] > 0", "", SHIFT),
     ],
 }
 CASES = [

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
-from trainers.capt.method import systematic
+from trainers.capt.method import shift_choice, systematic
 from trainers.capt.method.held_out_classes import HeldOutChoice
 from trainers.capt.method.shift_choice import PENALTIES, choose_penalty, set_shift
-from trainers.capt.method.systematic import TEMPERATURE_PENALTY, SystematicShift, _curvature_and_slope, fit_shift
+from trainers.capt.method.systematic import TEMPERATURE_PENALTY, SystematicShift, _Problem, fit_shift
 from trainers.capt.run.feature_cache import ViewBatch
 
 SOME_PENALTIES = [4.0, 0.5, 0.02]
@@ -99,23 +99,59 @@ def test_the_loss_is_flat_where_the_fit_ends():
         assert slope.norm() < 2e-3 * max(1.0, float(at_nought.norm()))
 
 
-def test_slope_and_curvature_are_those_of_autograd():
+@pytest.mark.parametrize("penalty", [0.05, 0.4])
+def test_slope_and_curvature_are_those_of_autograd(penalty):
     z, label, texts = biased(3)
     z, texts = z.double(), texts.double()
     design = texts - texts.mean(dim=0)  # any axes will do
-    penalty = torch.tensor([[0.3], [2.0]], dtype=torch.double) / len(texts)
-    theta = torch.randn(2, 1 + z.shape[1], generator=tiny_capt.generator(4), dtype=torch.double)
-    curvature, slope = _curvature_and_slope(theta, z @ texts.t(), label, design, penalty, 10.0)
-    for row, r in enumerate(penalty[:, 0].tolist()):
+    theta = torch.randn(1 + z.shape[1], generator=tiny_capt.generator(4), dtype=torch.double)
+    problem = _Problem(z @ texts.t(), label, design, 10.0)
 
-        def loss(point, r=r):
-            logits = point[0] * z @ texts.t() + point[1:] @ design.t()
-            restrained = TEMPERATURE_PENALTY / 2 * (point[0] / 10 - 1) ** 2
-            return cross_entropy(logits, label) + r / 2 * point[1:] @ point[1:] + restrained
+    def loss(point):
+        logits = point[0] * z @ texts.t() + point[1:] @ design.t()
+        restrained = TEMPERATURE_PENALTY / 2 * (point[0] / 10 - 1) ** 2
+        return cross_entropy(logits, label) + penalty / 2 * point[1:] @ point[1:] + restrained
 
-        torch.testing.assert_close(slope[row], torch.autograd.functional.jacobian(loss, theta[row]))
-        hessian = torch.autograd.functional.hessian(loss, theta[row])
-        torch.testing.assert_close(curvature[row], hessian, atol=2e-9, rtol=1e-7)
+    logits = problem.logits(theta)
+    assert problem.loss(theta, logits, penalty) == pytest.approx(float(loss(theta)))
+    curvature, slope = problem.curvature_and_slope(theta, logits, penalty)
+    torch.testing.assert_close(slope, torch.autograd.functional.jacobian(loss, theta))
+    torch.testing.assert_close(curvature, torch.autograd.functional.hessian(loss, theta), atol=2e-9, rtol=1e-7)
+
+
+def test_a_step_is_halved_until_the_loss_falls():
+    """Too long a step is taken in part; one uphill, or to no number, not at all."""
+    z, label, texts = biased()
+    design = (texts - texts.mean(dim=0)).double()
+    problem = _Problem((z @ texts.t()).double(), label, design, 10.0)
+    theta = torch.zeros(1 + z.shape[1], dtype=torch.double)
+    theta[0] = 10.0
+    logits = problem.logits(theta)
+    value = problem.loss(theta, logits, 0.1)
+    _, slope = problem.curvature_and_slope(theta, logits, 0.1)
+
+    def taken(step):
+        return problem._line_search(theta, step, logits, value, 0.1)
+
+    moved, there, lower = taken(1e4 * slope)
+    assert moved[0] > 0
+    assert lower < value
+    torch.testing.assert_close(there, problem.logits(moved))
+    share = (theta - moved)[1:] / (1e4 * slope)[1:]
+    torch.testing.assert_close(share.log2().round(), share.log2(), atol=1e-3, rtol=0)  # a power of a half
+    for step in (-slope, torch.full_like(slope, float("nan"))):
+        assert torch.equal(taken(step)[0], theta)
+        assert taken(step)[2] == value
+
+
+def test_the_temperature_stays_positive():
+    """Labels that CLIP holds for the least likely would be best explained by a negative one."""
+    z, _, texts = biased()
+    cosines = (z @ texts.t()).double()
+    problem = _Problem(cosines, cosines.argmin(dim=1), (texts - texts.mean(dim=0)).double(), 10.0)
+    start = torch.zeros(1 + z.shape[1], dtype=torch.double)
+    start[0] = 10.0
+    assert problem.minimum(100.0, start)[0] > 0
 
 
 def test_a_larger_penalty_leaves_a_shorter_shift():
@@ -271,7 +307,7 @@ def test_shots_that_are_told_apart_without_an_error_leave_a_finite_shift():
     assert shift.isfinite().all()
 
 
-def test_few_penalties_at_a_time_and_fewer_images_where_memory_is_short(monkeypatch):
+def test_fewer_images_where_memory_is_short(monkeypatch):
     z, label, texts = biased()
     whole = fit_shift(z, label, texts, SOME_PENALTIES, 10.0)
     monkeypatch.setattr(systematic, "MAX_CELLS", len(z) * len(texts))
@@ -279,3 +315,13 @@ def test_few_penalties_at_a_time_and_fewer_images_where_memory_is_short(monkeypa
     monkeypatch.setattr(systematic, "MAX_CELLS", len(z) * len(texts) // 2)
     halved = fit_shift(z, label, texts, SOME_PENALTIES, 10.0)
     torch.testing.assert_close(halved, fit_shift(z[::2], label[::2], texts, SOME_PENALTIES, 10.0))
+
+
+def test_the_choice_fits_to_fewer_images_of_many_classes(monkeypatch):
+    z, label, texts = biased(num_classes=8)
+    seen = []
+    monkeypatch.setattr(shift_choice, "fit_shift", lambda *given: seen.append(given) or fit_shift(*given))
+    monkeypatch.setattr(shift_choice, "MAX_CELLS", len(z) // 2 * 4 // 3)  # four classes are fitted to
+    choose_penalty(z, label, label >= 0, texts, list("abcdefgh"), 10.0, tiny_capt.generator())
+    assert {len(features) for features, *_ in seen} == {len(z) // 2 // 3}
+    assert all(len(features) == len(labels) for features, labels, *_ in seen)

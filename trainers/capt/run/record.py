@@ -182,9 +182,14 @@ class RunRecordMixin(Host):
 
 
 def code_commit() -> str | None:
-    """Commit of the repository that this file lies in, with ``-dirty`` for uncommitted changes; None outside of git."""
+    """Commit of the repository that holds this file, with ``-dirty`` for uncommitted changes.
+
+    None where none does: outside of git, and installed or dropped into a repository that does not track it, whose own
+    commit says nothing about this code.
+    """
     folder = Path(__file__).resolve().parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
         status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
