@@ -11,6 +11,7 @@ from tiny_capt import CLASSES, NEW_CLASSES
 from torch.nn.functional import normalize
 
 from trainers.capt.bank.prompt_library import PromptLibrary
+from trainers.capt.run.serving import keep_pair_features
 from trainers.capt.use.explanation import Explanation, explain, mined_pairs, retrieved
 from trainers.capt.use.predictor import Prediction, Predictor
 
@@ -187,3 +188,29 @@ def test_is_changed_compares_with_the_base():
 
     assert not explained(("cup", "jug"), ("cup", "jug")).is_changed
     assert explained(("cup", "jug"), ("jug", "cup")).is_changed
+
+
+# What a run folder keeps of it
+
+
+def test_features_that_a_run_keeps_spare_a_load_the_encoding(base, bank, tmp_path, monkeypatch):
+    one = make_predictor(base, bank, tmp_path)
+    first, pairs = one.logits(PIXELS), one.model.semantic_miner.features
+    made_of = {"base": base.digest(), "sentences": one.library.digest()}
+    keep_pair_features(tmp_path, pairs.classnames, made_of, *pairs.known())
+
+    def refuse(*_):
+        raise AssertionError("the pairs were encoded again")
+
+    predictor = make_predictor(base, bank, tmp_path)
+    monkeypatch.setattr(type(base), "encode_sentences", refuse)
+    again = make_predictor(base, bank, tmp_path)
+    assert torch.equal(again.logits(PIXELS), first)
+    assert torch.equal(predictor.logits(PIXELS), first)
+
+
+def test_a_run_without_them_is_served_all_the_same_and_nothing_is_written(base, bank, tmp_path):
+    predictor = make_predictor(base, bank, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert predictor.logits(PIXELS).isfinite().all()
+    assert sorted(tmp_path.rglob("*")) == before
