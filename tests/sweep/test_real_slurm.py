@@ -95,7 +95,7 @@ def ended():
 def digests(folder):
     """The bytes of what a run made; of a checkpoint, those of its weights.
 
-    A checkpoint holds Python's random state as well, which is another one where the shots were drawn, as in the first run
+    A checkpoint holds Python's random state too, which is another where the shots were drawn, as in the first run
     on a data set, than where they were found.
     """
     found = {}
