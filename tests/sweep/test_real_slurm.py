@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("submitit", reason="the extra sweep is not installed")
@@ -92,9 +93,19 @@ def ended():
 
 
 def digests(folder):
-    """What a run made, less what tells times and places."""
-    made = [*folder.rglob("model*.pth.tar*"), *folder.rglob("*.safetensors"), *folder.rglob("predictions.npz")]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
+    """The bytes of what a run made; of a checkpoint, those of its weights.
+
+    A checkpoint holds Python's random state too, which is another where the shots were drawn, as in the first run
+    on a data set, than where they were found.
+    """
+    found = {}
+    for path in [*folder.rglob("*.safetensors"), *folder.rglob("predictions.npz")]:
+        found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob("model*.pth.tar-*[0-9]"):
+        weights = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+        for name, value in weights.items():
+            found[f"{path.name} {name}"] = hashlib.sha256(value.contiguous().numpy().tobytes()).hexdigest()
+    return found
 
 
 def test_a_sweep_of_two_data_sets_two_seeds_and_capt_on_two_bases_ends_complete(cluster, monkeypatch):
