@@ -207,7 +207,7 @@ def table(rows):
     lines = ["| host | " + " | ".join(STEPS) + " | remark |", "|---|---|--:|--:|--:|---|---|"]
     for name in HOSTS:
         if name in rows:
-            remark = re.sub(r" \(/[^)]*\)", "", rows[name].get("remark", ""))  # no paths of this machine
+            remark = re.sub(r" \(/[^)]*\)|(?<![\w.])/\S*/", "", rows[name].get("remark", ""))  # no paths
             cells = [rows[name].get(step) or "" for step in STEPS] + [remark]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
