@@ -74,6 +74,15 @@ def test_what_is_not_wanted_is_not_encoded():
     assert nothing.shape == (1, 1, DIM)
 
 
+def test_what_it_may_take_is_known_before_anything_is_met():
+    num_pairs = len(NAMES) * (len(NAMES) - 1)
+    row = 2 * 4 * DIM
+    assert store().max_bytes == num_pairs * row  # all pairs fit
+    assert store(max_rows=3).max_bytes == 3 * row
+    assert store(names=NAMES[:1]).max_bytes == 0
+
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
 def test_as_a_dict_would_keep_them(seed, max_rows, ahead):

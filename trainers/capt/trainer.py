@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,33 +15,24 @@ from yacs.config import CfgNode
 
 from .backbone.precision import autocast_for, usable_precision
 from .backbone.prompted_clip import ImageFeatures, load_backbone
-from .bank.builder import BankBuilder
 from .bank.confusion_bank import ConfusionBank
 from .bank.pair_features import PairFeatures
 from .bank.prompt_library import PairEncoder, PromptLibrary
-from .bases.learners import BaseModel, build_base, zero_shot
+from .bases.learners import BaseModel, build_base
 from .bases.registry import import_learners
 from .bases.spec import spec_from
 from .config import check_capt, settings_from
 from .method.checkpoint import check_base, load_refiner
-from .method.gain import set_gain
 from .method.model import CAPTModel, CAPTOutput
-from .method.semantic_miner import MinedViews
-from .method.shift_choice import set_shift
-from .method.start import meet_pairs_of_bank, start_sample_expert, start_semantic_experts
-from .run.dataset import all_classnames, check_selection, rebuilt_dataset
-from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
+from .method.start import start_sample_expert
+from .preparation import PreparationMixin
+from .run.dataset import check_selection
+from .run.feature_cache import CachedLoader, ViewBatch, hash_seed
 from .run.files import checkpoint_file
 from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
-from .run.memory import MemoryPlan, memory_of, plan_memory
 from .run.meters import RunningMeans
-from .run.record import RunRecordMixin, relative_path
 from .run.serving import (
-    MAX_FEATURE_BYTES,
-    Serving,
-    keep_pair_features,
-    keep_serving,
     read_pair_features,
     read_serving,
 )
@@ -51,11 +40,10 @@ from .run.serving import (
 __all__ = ["CAPT"]
 
 MODEL_NAME = "capt"  # folder of the checkpoints in OUTPUT_DIR
-SAMPLERS = ("RandomSampler", "SequentialSampler")  # what a loader over cached features can do
 SAME_BASE = "give the same MODEL.BACKBONE.NAME and TRAINER.CAPT.BASE.NAME, DIR, EPOCH and OPTIONS"
 
 
-class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
+class CAPT(PreparationMixin, ResumableMixin, TrainerX):
     """Confusion-Aware Prompt Tuning on a frozen base learner."""
 
     model: CAPTModel
@@ -94,7 +82,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         for path in self.prompt_library.files:
             print(f"Pair prompts from {path}")
         encode = PairEncoder(self.prompt_library, base.encode_sentences)
-        self._pairs = PairFeatures(self.tested_classnames(), encode, base.embed_dim, node.SEM.MAX_GB).to(self.device)
+        self.pairs = PairFeatures(self.tested_classnames(), encode, base.embed_dim, node.SEM.MAX_GB).to(self.device)
         self._serve_classes(bank=None)
         start_sample_expert(self.model)
         trained = sum(p.numel() for p in self.model.refiner.parameters())
@@ -115,18 +103,6 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         else:
             check_selection(self.cfg, self.dm.dataset)
 
-    @cached_property
-    def run_seed(self) -> int:
-        """The run's seed; an unseeded run takes torch's, once, since every epoch seeds torch anew."""
-        return self.cfg.SEED if self.cfg.SEED >= 0 else torch.initial_seed() % 2**31
-
-    def _all_classnames(self) -> list[str]:
-        return all_classnames(self.cfg, self.dm.dataset.classnames)
-
-    def _serve_classes(self, bank: ConfusionBank | None) -> None:
-        """Bind the model to this run's classes, and to the bank where one may be consulted."""
-        self.model.set_classes(self.tested_classnames(), self._pairs, bank)
-
     # ------------------------------------------------------------------------------------------------------- training
 
     def before_train(self) -> None:
@@ -134,144 +110,12 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         self._lacks_weights = False
         super().before_train()
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
-        self._keep_serving()
-        for line in self._memory.lines(self._pair_bytes(), memory_of(torch.device(self.device))):
-            print(line)
-        self._use_cache()
-        self.choices = {}
-        self._fit_shift()
-        bank = self._make_bank()
-        self._serve_classes(bank)
-        self._query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
-        self._meet_pairs(bank)
-        self._fit_gain()
+        self.prepare()
 
     def after_train(self) -> None:
         """Dassl's test of the final model; the pairs that it met as well are kept for those who serve the run."""
         super().after_train()
         self._keep_pairs()
-
-    def _keep_serving(self) -> None:
-        """Write beside the checkpoints what :func:`capt.load` needs and the configuration does not say."""
-        classnames = self.tested_classnames()
-        serving = Serving(self.base_spec.template, classnames, self._all_classnames())
-        keep_serving(self.output_dir, serving, self.prompt_library.files)
-
-    def _meet_pairs(self, bank: ConfusionBank) -> None:
-        """Encode what is said of the pairs that the bank is torn between; a new run's experts start from it."""
-        sources = meet_pairs_of_bank(self.model, bank)
-        if sources:
-            print("Pair prompts by source: " + ", ".join(f"{k} {v:,}" for k, v in sorted(sources.items())))
-        if self.start_epoch == 0:
-            generator = torch.Generator().manual_seed(hash_seed(self.run_seed, 1))
-            start_semantic_experts(self.model, self.cfg.TRAINER.CAPT.MGDE.CENTROIDS, generator)
-        self._keep_pairs()
-        num_views = 0 if self.cache is None else len(self.cache) * self.cache.num_views
-        self._mined = MinedViews(num_views, self.model.settings.num_pairs, torch.device(self.device))
-
-    def _made_of(self) -> dict[str, str]:
-        return {"base": self.model.base.digest(), "sentences": self.prompt_library.digest()}
-
-    def _keep_pairs(self) -> None:
-        most = MAX_FEATURE_BYTES // (2 * 4 * self.model.base.embed_dim)
-        keep_pair_features(self.output_dir, self._pairs.classnames, self._made_of(), *self._pairs.known(most))
-
-    @cached_property
-    def _encode(self) -> ViewEncoder:
-        """How this run looks at images, whichever base model encodes them."""
-        loaders = self.cfg.DATALOADER
-        return ViewEncoder(
-            self.dm.test_loader.dataset.transform,
-            self.dm.train_loader_x.dataset.transform,
-            self.read_image,
-            self.run_seed,
-            torch.device(self.device),
-            loaders.TEST.BATCH_SIZE,
-            min(loaders.NUM_WORKERS, os.cpu_count() or 1),
-            self.feature_files,
-        )
-
-    @cached_property
-    def _memory(self) -> MemoryPlan:
-        """What cache and bank will take, and where the patch tokens of the bank's entries will be."""
-        node, sampler = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X.SAMPLER
-        is_cached = node.CACHE.VIEWS > 0 and sampler in SAMPLERS
-        full = rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x if node.BANK.SHOTS == -1 else None
-        return plan_memory(
-            self.model.base.prompted,
-            num_images=len(self.dm.dataset.train_x),
-            num_classes=self.num_classes,
-            wanted_views=max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0,
-            bank_views=node.BANK.VIEWS,
-            num_bank_images=None if full is None else len(full),
-            max_gigabytes=node.CACHE.MAX_GB,
-        )
-
-    def _pair_bytes(self) -> int:
-        return sum(value.nbytes for value in self.model.semantic_miner.buffers())
-
-    def _use_cache(self) -> None:
-        """Replace Dassl's training loader by one over cached features, where they fit."""
-        node, loader = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X
-        self.cache: FeatureCache | None = None
-        if node.CACHE.VIEWS == 0:
-            return
-        if loader.SAMPLER not in SAMPLERS:
-            print(f"CACHE.VIEWS is not used: it does not know the sampler {loader.SAMPLER}")
-            return
-        source = self.dm.dataset.train_x
-
-        def views(num_views: int) -> Iterator[ViewBatch]:
-            return self._encode(self.model.base, source, num_views, "Caching features")
-
-        self.cache = cache_where_it_fits(views, len(source), self._memory, node.CACHE.MAX_GB)
-        if self.cache is not None:
-            is_shuffled = loader.SAMPLER == "RandomSampler"
-            self.train_loader_x = CachedLoader(self.cache, loader.BATCH_SIZE, self.run_seed, is_shuffled)
-
-    def _shots(self, base: BaseModel, num_views: int, title: str) -> Iterator[ViewBatch]:
-        """Features of the run's shots by ``base``; out of the cache where it holds them."""
-        if base is self.model.base and self.cache is not None:
-            return self.cache.views(num_views)
-        return self._encode(base, self.dm.dataset.train_x, num_views, title)
-
-    def _fit_shift(self) -> None:
-        """Find what is common to all confusions, before the bank files those that remain."""
-        if not self.cfg.TRAINER.CAPT.SYS.ON:
-            return
-        base = judge = self.model.base
-        if self.base_learner != "ZeroshotCLIP":
-            judge = zero_shot(base.prompted, self.base_spec.template, base.classnames)
-        num_views = 1 if self.cache is None else self.cache.num_views
-        views = self._shots(base, num_views, "Fitting the shift")
-        judged = self._shots(judge, num_views, "Choosing the shift")
-        choice = set_shift(self.model.refiner.systematic, base, views, judge, judged, hash_seed(self.run_seed, 3))
-        self.choices["shift"] = choice.to_dict()
-
-    def _make_bank(self) -> ConfusionBank:
-        builder = BankBuilder(
-            self.cfg,
-            self.model.base,
-            self.base_spec,
-            self._encode,
-            self._relative,
-            self.run_seed,
-            self.model.refiner.systematic,
-            self._memory.tokens_in,
-        )
-        bank = builder.build_for_run(self.output_dir, self.dm.dataset.train_x, self.cache)
-        capacity = memory_of(torch.device(self.device))
-        if capacity is not None and bank.token_source is not None and self._memory.goes_to_device(capacity):
-            bank.hold_tokens()
-        return bank
-
-    def _fit_gain(self) -> None:
-        """Choose how far the corrections move z, before anything is trained."""
-        settings, node = self.model.settings, self.cfg.TRAINER.CAPT.MGDE
-        if not (node.FIT_GAIN and settings.use_corrections and settings.use_sam):
-            return
-        views = self._shots(self.model.base, 1, "Fitting the gain")
-        self.choices["gain"] = set_gain(self.model, views, self._query_index, node.GAIN)
 
     def before_epoch(self) -> None:
         """Every epoch's randomness follows from (seed, epoch), so that a resumed run equals an uninterrupted one."""
@@ -292,7 +136,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
-        query_index = self._query_index[views.index]
+        query_index = self.query_index[views.index]
         output = self._forward(batch, views, query_index)
         assert output.losses is not None, "labels were given"
         self.optim.zero_grad()
@@ -305,13 +149,13 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
     def _forward(self, batch: dict[str, Any], views: ViewBatch, query_index: Tensor) -> CAPTOutput:
         """The model's output; a cached view's pairs are mined when it is first met."""
         features = views.z, views.cls, views.tokens, views.label, query_index
-        if "features" not in batch or self.cache is None or self._pairs.has_forgotten:
+        if "features" not in batch or self.cache is None or self.pairs.has_forgotten:
             return self.model(*features)
         rows = batch["features"].index * self.cache.num_views + batch["features"].view  # on the CPU
-        mined = self._mined.of(rows)
+        mined = self.mined.of(rows)
         output = self.model(*features, mined)
         if mined is None:
-            self._mined.keep(rows, output.pairs)
+            self.mined.keep(rows, output.pairs)
         return output
 
     def _views(self, batch: dict[str, Any]) -> ViewBatch:
@@ -449,7 +293,7 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
         self._learn_halves(directory)
         stored = read_pair_features(directory, self._made_of(), self.device)
         if stored is not None:
-            self._pairs.take_up(*stored)
+            self.pairs.take_up(*stored)
         if self.cfg.TRAINER.CAPT.BANK.AT_TEST:  # with SAM off too: Eq. 7 counts in it
             features_of = None if self.model.refiner.adapter is None else path
             bank = ConfusionBank.of_run(directory, self.model.base.digest(), features_of, self.device)
@@ -465,9 +309,6 @@ class CAPT(RunRecordMixin, ResumableMixin, TrainerX):
             self._serve_classes(None)
 
     # ------------------------------------------------------------------------------------------------------ the record
-
-    def _relative(self, path: str) -> str:
-        return relative_path(path, os.path.abspath(os.path.expanduser(self.cfg.DATASET.ROOT)))
 
     def _protocol(self) -> str:
         node = self.cfg.TRAINER.CAPT.BANK

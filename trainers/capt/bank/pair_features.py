@@ -52,6 +52,12 @@ class PairFeatures(nn.Module):
         self.register_buffer("difference", torch.zeros(1, dim), persistent=False)
         self.register_buffer("commonality", torch.zeros(1, dim), persistent=False)
 
+    @property
+    def max_bytes(self) -> int:
+        """What the table may come to take: all pairs, or as many as it may hold."""
+        num_pairs = len(self.classnames) * (len(self.classnames) - 1)
+        return min(num_pairs, self.max_rows) * 2 * self.difference[0].nbytes
+
     def __len__(self) -> int:
         """R."""
         return len(self.keys) - 1
