@@ -58,7 +58,7 @@ REFUSED = {  # base and folder, what is in the file, what is named and which met
 TAKEN = {  # what the originals save beside what is read
     "CoOp": ("prompt_learner", CTX | WORDS),
     "CoCoOp": ("prompt_learner", CTX | WORDS | META),
-    "MaPLe": ("MultiModalPromptLearner", MAPLE | {"image_encoder.conv1.weight": (V, 3, 16, 16), "logit_scale": ()}),
+    "MaPLe": ("MultiModalPromptLearner", MAPLE | {"image_encoder.ln_post.weight": (V,), "logit_scale": ()}),
     "PromptSRC": ("VLPromptLearner", IVLP | {"prompt_learner.ZS_image_encoder.proj": (V, D), "logit_scale": ()}),
     "IVLP": ("VLPromptLearner", IVLP | {"text_encoder.ln_final.bias": (W,), "prompt_learner.token_prefix": (C, 1, W)}),
 }

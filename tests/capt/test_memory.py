@@ -78,9 +78,12 @@ def test_tokens_are_where_there_is_room(changes, views, tokens_in):
     assert found.cache_bytes + copied <= max(0, changes.get("max_gigabytes", 8.0)) * GB
 
 
-def test_a_resnet_keeps_joint_features_alone():
-    resnet = SimpleNamespace(grid=None, width=None, dtype=torch.float16, embed_dim=1024)
-    assert row_bytes(resnet) == 4 * 1024 + 24
+def test_a_resnet_has_no_patch_tokens():
+    """RN50: its attention pool reads 2,048 numbers, which stand in for a class token."""
+    pool = torch.nn.ParameterDict({"positional_embedding": torch.nn.Parameter(torch.zeros(50, 2048))})
+    clip = SimpleNamespace(visual=SimpleNamespace(attnpool=pool))
+    resnet = SimpleNamespace(grid=None, width=None, dtype=torch.float16, embed_dim=1024, clip=clip)
+    assert row_bytes(resnet) == 2 * 2048 + 4 * 1024 + 24
     assert (plan(resnet).cached_views, plan(resnet).token_bytes) == (4, 0)
 
 

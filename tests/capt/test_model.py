@@ -181,7 +181,7 @@ def test_resnet(small_clip, tmp_path):
     assert silent(z, cls, tokens).samples is None
 
     bank = make_bank(base)
-    assert bank.keys.shape[1] == 256
+    assert bank.filed.keys.shape[1] == 256
     assert not bank.has_tokens
     model = make_model(base, bank=bank)
     assert model.refiner.adapter is None

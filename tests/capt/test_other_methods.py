@@ -204,7 +204,7 @@ def test_weights_that_nobody_would_use_are_named(clip, tmp_path):
     visual = {"image_encoder.VPT": torch.zeros(2, other_methods.VW)}
     with pytest.raises(ValueError, match=r"holds \['image_encoder.VPT'\], which CoPrompt does not use"):
         base_of("CoPrompt", clip, tmp_path, lambda state: state | visual)
-    frozen = {"image_encoder.conv1.weight": torch.zeros(1), "prompt_learner.token_prefix": torch.zeros(1)}
+    frozen = {"image_encoder.ln_post.weight": torch.zeros(1), "prompt_learner.token_prefix": torch.zeros(1)}
     base_of("CoPrompt", clip, tmp_path, lambda state: state | frozen)
 
 

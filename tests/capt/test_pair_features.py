@@ -82,7 +82,6 @@ def test_what_it_may_take_is_known_before_anything_is_met():
     assert store(names=NAMES[:1]).max_bytes == 0
 
 
-
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 40), st.booleans())
 def test_as_a_dict_would_keep_them(seed, max_rows, ahead):

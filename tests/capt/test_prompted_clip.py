@@ -208,26 +208,26 @@ def test_no_network(monkeypatch):
 
 def test_a_process_of_many_runs_reads_a_clip_once(small_clip, tmp_path, monkeypatch):
     """What one run does to its CLIP is not seen by the next, and a file that changed is read anew."""
-    from trainers.capt.backbone import prompted_clip
+    from trainers.capt.backbone import load
 
     path, reads = tmp_path / "clip.pt", []
     path.write_bytes(small_clip.read_bytes())
-    read = prompted_clip._read_state_dict
-    monkeypatch.setattr(prompted_clip, "_read_state_dict", lambda name: reads.append(name) or read(name))
-    monkeypatch.setattr(prompted_clip, "_is_keeping", False)
-    monkeypatch.setattr(prompted_clip, "_kept", {})
-    plain = prompted_clip.load_clip(str(path))
-    prompted_clip.load_clip(str(path))
+    read = load.read_weights
+    monkeypatch.setattr(load, "read_weights", lambda name: reads.append(name) or read(name))
+    monkeypatch.setattr(load, "_is_keeping", False)
+    monkeypatch.setattr(load, "_kept", {})
+    plain = load.load_clip(str(path))
+    load.load_clip(str(path))
     assert len(reads) == 2
-    prompted_clip.keep_clips()
-    first = prompted_clip.load_clip(str(path))
+    load.keep_clips()
+    first = load.load_clip(str(path))
     first.visual.proj.data += 1
     first.visual.requires_grad_(True)
-    second = prompted_clip.load_clip(str(path))
+    second = load.load_clip(str(path))
     assert len(reads) == 3
     assert all(torch.equal(value, plain.state_dict()[name]) for name, value in second.state_dict().items())
     assert not any(parameter.requires_grad for parameter in second.parameters())
     assert not second.training
     os.utime(path, (1, 1))
-    prompted_clip.load_clip(str(path))
+    load.load_clip(str(path))
     assert len(reads) == 4

@@ -42,7 +42,6 @@ HOMES = {
     **{f"TRAINER_REGISTRY.{n}": ("utils/registry.py", "Registry") for n in ("register", "get", "registered_names")},
     "build_optimizer": ("optim/optimizer.py",),
     "build_lr_scheduler": ("optim/lr_scheduler.py",),
-    "read_image": ("utils/tools.py",),
     "build_data_loader": ("data/data_manager.py",),
     "build_dataset": ("data/datasets/build.py",),
 }
@@ -61,11 +60,7 @@ def _calls_in(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "dassl"
         for alias in node.names
     }
-    # Functions that are handed on to be called elsewhere, each in one place, as the plugin calls it there.
-    handed_on = {"read_image": (1, ())}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in imported & handed_on.keys():
-            yield node.id, *handed_on[node.id], path.name
         if not isinstance(node, ast.Call):
             continue
         name = _name_of(node.func, imported)

@@ -54,8 +54,17 @@ def _read(path: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch.jit.load is deprecated; OpenAI's files need it
             warnings.simplefilter("ignore", DeprecationWarning)
+            _refuse_code_at_load(path)
             return torch.jit.load(path, map_location="cpu").state_dict()
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refuse_code_at_load(path: str) -> None:
+    """Refuse an archive with methods that torch runs while it reads the file; no CLIP has any."""
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(entry) for entry in archive.infolist() if entry.filename.endswith(".py")]
+    if any(b"__setstate__" in source for source in sources):
+        raise ValueError("it runs code of its own when it is read")
 
 
 def _is_torchscript(path: str) -> bool:

@@ -150,7 +150,8 @@ class BaseModel(nn.Module):
 
         Hand-written words around the class names are left out, since another data set has others. CLIP's own weights
         count in half precision, so that a run in fp16 on a GPU is the same base model as in fp32 on a CPU. It is
-        remembered until a weight changes.
+        remembered until a weight changes, by torch's own count of changes: what is written past it, through ``.data``,
+        is not seen.
         """
         weights, others = dict(self.named_parameters()), self._counted()
         stamp = stamp_of(weights.values()), [(name, _bytes(name, value)) for name, value in others.items()]

@@ -238,7 +238,7 @@ class CAPTModel(nn.Module):
         # Sample Confusion Miner: representatives of these pairs, confusion features by the adapter (Eq. 8-10).
         samples = None
         if self.sample_miner is not None:
-            if cls is None or tokens is None:
+            if cls is None or (tokens is None and self.refiner.adapter is not None):
                 raise ValueError("the base model gives no patch tokens; set TRAINER.CAPT.SAM.ON False")
             samples = self.sample_miner(
                 cls,

@@ -27,18 +27,21 @@ from .views import ViewDataset
 if TYPE_CHECKING:
     from clip.model import ModifiedResNet
 
-__all__ = ["FeatureNames", "token_bytes"]
+__all__ = ["FeatureNames", "class_token_width", "token_bytes"]
 
 FORMAT = 1
 
 
+def class_token_width(tower: PromptedCLIP) -> int:
+    """Dv of the class token; of a ResNet, of what its attention pool reads, which stands in for it."""
+    if tower.width is not None:
+        return tower.width
+    return cast("ModifiedResNet", tower.clip.visual).attnpool.get_parameter("positional_embedding").shape[1]
+
+
 def token_bytes(tower: PromptedCLIP) -> int:
-    """What class and patch tokens of one view of an image take; of a ResNet, what stands in for the class token."""
-    bytes_each = torch.finfo(tower.dtype).bits // 8
-    if tower.grid is None or tower.width is None:
-        pool = cast("ModifiedResNet", tower.clip.visual).attnpool
-        return pool.get_parameter("positional_embedding").shape[1] * bytes_each
-    return (tower.grid**2 + 1) * tower.width * bytes_each
+    """What class and patch tokens of one view of an image take; a ResNet has no patch tokens."""
+    return ((tower.grid or 0) ** 2 + 1) * class_token_width(tower) * torch.finfo(tower.dtype).bits // 8
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .files import damage_of, write_atomically
 from .lock import hold_folder
-from .signals import Interrupted, Interruption, keep_signals_out
+from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
     StoredState,
@@ -209,8 +209,8 @@ class ResumableMixin(Host):
     def _keep_signals_out_of_workers(self) -> None:
         for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
             loader: Any = getattr(self, name, None)
-            if getattr(loader, "worker_init_fn", "none") is None:
-                loader.worker_init_fn = keep_signals_out
+            if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
+                loader.worker_init_fn = QuietStart(loader.worker_init_fn)
 
     # -------------------------------------------------------------------------------------------------------- states
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from ..backbone.prompted_clip import PromptedCLIP
-from .feature_names import token_bytes
+from .feature_names import class_token_width, token_bytes
 
 __all__ = ["MemoryPlan", "Place", "entry_bytes", "memory_of", "plan_memory", "row_bytes"]
 
@@ -27,7 +27,7 @@ def row_bytes(tower: PromptedCLIP) -> int:
 def entry_bytes(tower: PromptedCLIP) -> int:
     """What an entry takes in the bank, its patch tokens left out: z, class token, key, six integers, three numbers."""
     size = torch.finfo(tower.dtype).bits // 8
-    return FLOAT * tower.embed_dim + (size + FLOAT) * (tower.width or 0) + 6 * INT + 3 * FLOAT
+    return FLOAT * tower.embed_dim + (size + FLOAT) * class_token_width(tower) + 6 * INT + 3 * FLOAT
 
 
 @dataclass(frozen=True)

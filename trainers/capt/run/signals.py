@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["SIGNALS", "Interrupted", "Interruption", "keep_signals_out"]
+__all__ = ["SIGNALS", "Interrupted", "Interruption", "QuietStart"]
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 # Schedulers signal every process of a job, and parents pass on what they get: for so many seconds it is one signal.
@@ -95,6 +96,18 @@ class Interruption:
                 self.check()
 
 
-def keep_signals_out(worker: int) -> None:
-    """For a loader's ``worker_init_fn``: its processes outlive a signal to the whole group until the step has ended."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+@dataclass(frozen=True)
+class QuietStart:
+    """For a loader's ``worker_init_fn``: its processes outlive a signal to the whole group until the step has ended.
+
+    Attributes:
+        then: what the loader's workers did first before.
+    """
+
+    then: Callable[[int], None] | None = None
+
+    def __call__(self, worker: int) -> None:
+        """In the worker of that number."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if self.then is not None:
+            self.then(worker)
