@@ -110,6 +110,7 @@ def test_only_a_learner_that_reads_a_folder_needs_one(small_clip):
 def test_a_file_registers_once_however_it_is_spelled(small_clip, tmp_path, monkeypatch):
     path = module_file(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "capt", raising=False)  # other tests import a second copy by that name
     assert find_learner("Constant") is None
     import_learners("own_learner.py")
     import_learners(path)
