@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
@@ -69,7 +70,10 @@ class Lane:
         process, self._process, self._started = self._process, None, None
         if process is None:
             return 0
-        with contextlib.suppress(BrokenPipeError):  # it is gone, with words of ours still to be read
+        with (
+            contextlib.suppress(BrokenPipeError),
+            _outliving_pipes(),
+        ):  # it is gone, with words of ours still to be read
             if process.stdin is not None:
                 process.stdin.close()
         code = ended(process)
@@ -101,8 +105,9 @@ class Lane:
         if self._process is None or self._process.stdin is None or self._process.poll() is not None:
             return False
         try:
-            self._process.stdin.write(json.dumps(list(arguments)).encode() + b"\n")
-            self._process.stdin.flush()
+            with _outliving_pipes():
+                self._process.stdin.write(json.dumps(list(arguments)).encode() + b"\n")
+                self._process.stdin.flush()
         except BrokenPipeError:
             return False
         return True
@@ -110,3 +115,15 @@ class Lane:
     def _lines(self) -> Iterator[str]:
         while self._answers is not None and (line := self._answers.readline()):  # as bytes: progress bars hold returns
             yield line.decode(errors="replace").removesuffix("\n")
+
+
+@contextlib.contextmanager
+def _outliving_pipes() -> Iterator[None]:
+    """A pipe whose reader is gone is an error in here, also in the scripts, which end quietly where theirs is."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

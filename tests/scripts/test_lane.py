@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,6 +119,28 @@ def test_a_train_py_that_knows_no_lane_gets_a_process_a_run(tmp_path, heard):
         codes = [lane.call([sys.executable, str(path), code], os.environ, heard.append) for code in "030"]
     assert codes == [0, 3, 0]
     assert len(set(pids(heard))) == 3
+
+
+def test_a_process_that_is_gone_does_not_take_a_script_with_it(tmp_path):
+    """Scripts end at once where the reader of their output has gone; the pipe to a lane is another matter."""
+    code = f"""
+import signal, subprocess, sys
+sys.path.insert(0, {str(ROOT)!r})
+from capt_tools.plan.lane import Lane
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+lane = Lane()
+lane._process = subprocess.Popen([sys.executable, "-c", "import os; os.close(0); input()"], stdin=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL)
+import time
+time.sleep(1)  # its end of the pipe is closed
+lane._process.poll = lambda: None  # and it is not yet known to have ended
+print(lane._send(["a run"]))
+lane.close()
+print("goes on", signal.getsignal(signal.SIGPIPE) == signal.SIG_DFL, signal.sigpending())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "False\ngoes on True set()\n"
 
 
 def test_the_runner_says_and_skips_as_before(script, heard, tmp_path):
