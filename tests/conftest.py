@@ -1,6 +1,7 @@
 """Makes ``dassl`` importable, keeps the tests on few cores, and finds the shared data."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -26,3 +27,11 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} does not exist; tests on real photographs need it")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _pipes_as_before():
+    """Scripts let a broken pipe end their process, which is not to be that of the tests behind."""
+    before = signal.getsignal(signal.SIGPIPE)
+    yield
+    signal.signal(signal.SIGPIPE, before)

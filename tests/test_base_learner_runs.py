@@ -28,6 +28,7 @@ MMRL = ("TRAINER.CAPT.BASE.NAME", "MMRL", "TRAINER.CAPT.BASE.OPTIONS.REP_LAYERS"
 def _forget(monkeypatch):
     """Whoever loads a run in a new process has not imported what the run's own process did."""
     monkeypatch.setattr(registry, "BASE_LEARNERS", dict(registry.BASE_LEARNERS))
+    monkeypatch.delitem(sys.modules, "capt", raising=False)  # other tests import a second copy by that name
     before = sys.modules.keys() | set()
     yield
     forget(before)
@@ -41,7 +42,9 @@ def forget(before=()):
 @pytest.fixture(scope="module")
 def own_run(files):  # noqa: F811
     out = files / "own"
-    build(files, out, *OWN, *PROMPTS).train()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "capt", raising=False)  # as above
+        build(files, out, *OWN, *PROMPTS).train()
     registry.BASE_LEARNERS.pop("PromptEnsemble")
     forget()
     return out

@@ -151,7 +151,7 @@ def test_own_image_never_comes_back(finished):
         paths = [trainer.dm.dataset.train_x[i].impath for i in views.index.tolist()]
         with torch.no_grad():
             found = trainer.model(
-                views.z, views.cls, views.tokens, query_index=trainer._query_index[views.index]
+                views.z, views.cls, views.tokens, query_index=trainer.query_index[views.index]
             ).samples
         for row, path in enumerate(paths):
             got = bank.entries.index[found.entry[row]][found.valid[row]].tolist()
@@ -376,7 +376,7 @@ def test_full_set_bank(files, tmp_path, capsys):
     trainer.train()
     bank = ConfusionBank.load(tmp_path)
     assert len(bank.paths) == 16  # four images of each class, though training sees two
-    own = [bank.paths[i] for i in trainer._query_index.tolist()]
+    own = [bank.paths[i] for i in trainer.query_index.tolist()]
     assert own == [os.path.relpath(i.impath, files / "data") for i in trainer.dm.dataset.train_x]
     assert "published, from the full training set (16 images)" in capsys.readouterr().out
 

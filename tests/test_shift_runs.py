@@ -18,7 +18,7 @@ import tiny_capt  # noqa: E402, F401
 from test_capt_end_to_end import CLASSES, PARTS, _registered, build, coop_base, files  # noqa: E402, F401
 
 import trainers.capt as capt  # noqa: E402
-import trainers.capt.trainer as trainer_module  # noqa: E402
+import trainers.capt.preparation as preparation_module  # noqa: E402
 from trainers.capt.bank.builder import BankBuilder  # noqa: E402
 from trainers.capt.bank.confusion_bank import ConfusionBank  # noqa: E402
 from trainers.capt.method.held_out_classes import HeldOutChoice  # noqa: E402
@@ -81,14 +81,14 @@ def test_nothing_is_chosen_by_test_images_validation_images_or_new_classes(files
 
 
 def test_a_tuned_base_is_judged_by_zero_shot_clip(files, coop_base, tmp_path, monkeypatch):  # noqa: F811
-    seen, real = {}, trainer_module.set_shift
+    seen, real = {}, preparation_module.set_shift
 
     def spied(systematic, base, views, judge, judged, seed):
         views, judged = list(views), list(judged)
         seen.update(base=base, judge=judge, views=views, judged=judged)
         return real(systematic, base, views, judge, judged, seed)
 
-    monkeypatch.setattr(trainer_module, "set_shift", spied)
+    monkeypatch.setattr(preparation_module, "set_shift", spied)
     keys = ("TRAINER.CAPT.BASE.NAME", "CoOp", "TRAINER.CAPT.BASE.DIR", str(coop_base))
     trainer = build(files, tmp_path / "tuned", *NO_TEST, *keys)
     trainer.before_train()
