@@ -85,8 +85,8 @@ def as_new() -> None:
     torch.set_grad_enabled(True)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
-    if (clips := sys.modules.get("trainers.capt.backbone.load")) is not None:
-        clips.keep_clips()
+    if (weights := sys.modules.get("trainers.capt.backbone.weights")) is not None:
+        weights.keep_weights()
     gc.collect()  # trainer and model hold each other
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

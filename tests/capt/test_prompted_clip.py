@@ -208,26 +208,31 @@ def test_no_network(monkeypatch):
 
 def test_a_process_of_many_runs_reads_a_clip_once(small_clip, tmp_path, monkeypatch):
     """What one run does to its CLIP is not seen by the next, and a file that changed is read anew."""
-    from trainers.capt.backbone import load
+    from trainers.capt.backbone import weights
 
     path, reads = tmp_path / "clip.pt", []
     path.write_bytes(small_clip.read_bytes())
-    read = load.read_weights
-    monkeypatch.setattr(load, "read_weights", lambda name: reads.append(name) or read(name))
-    monkeypatch.setattr(load, "_is_keeping", False)
-    monkeypatch.setattr(load, "_kept", {})
-    plain = load.load_clip(str(path))
-    load.load_clip(str(path))
+    read = weights._read
+    monkeypatch.setattr(weights, "_read", lambda name: reads.append(name) or read(name))
+    monkeypatch.setattr(weights, "_is_keeping", False)
+    monkeypatch.setattr(weights, "_kept", {})
+    plain = load_clip(str(path))
+    load_clip(str(path))
     assert len(reads) == 2
-    load.keep_clips()
-    first = load.load_clip(str(path))
-    first.visual.proj.data += 1
-    first.visual.requires_grad_(True)
-    second = load.load_clip(str(path))
+    weights.keep_weights()
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model = load_clip(str(path))
+        drawn.append(torch.rand(1))  # a run's prompts, which must not depend on the runs before
+        assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not model.training
+        with torch.no_grad():
+            model.visual.proj.add_(1)
+        model.visual.requires_grad_(True)
+    assert drawn[0] == drawn[1]
     assert len(reads) == 3
-    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in second.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in second.parameters())
-    assert not second.training
     os.utime(path, (1, 1))
-    load.load_clip(str(path))
+    load_clip(str(path))
     assert len(reads) == 4

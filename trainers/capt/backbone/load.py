@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import os
 from typing import TYPE_CHECKING, cast
@@ -17,7 +16,7 @@ from .weights import read_weights
 if TYPE_CHECKING:
     from clip.model import CLIP
 
-__all__ = ["keep_clips", "load_clip"]
+__all__ = ["load_clip"]
 
 DOWNLOAD_FOLDER = os.path.expanduser("~/.cache/clip")  # where OpenAI's package and all of the family look
 
@@ -40,34 +39,6 @@ def load_clip(name: str) -> CLIP:
         ValueError: the file is no CLIP in any of these layouts, or not a whole one.
         ConnectionError: the weights cannot be downloaded; the message says where to put the file by hand.
     """
-    key = name, _changed(name)
-    if key in _kept:
-        return copy.deepcopy(_kept[key])
-    model = _loaded(name)
-    if _is_keeping:
-        if len(_kept) > 1:  # a student's and its teacher's
-            _kept.clear()
-        _kept[key] = copy.deepcopy(model)
-    return model
-
-
-_kept: dict[tuple[str, tuple[int, ...]], CLIP] = {}
-_is_keeping = False
-
-
-def keep_clips() -> None:
-    """Copy a CLIP that was loaded before instead of reading it again: for a process that does many runs."""
-    global _is_keeping
-    _is_keeping = True
-
-
-def _changed(name: str) -> tuple[int, ...]:
-    """When the file or folder of that name, and what lies in a folder, was changed; nothing of a download's name."""
-    paths = [entry.path for entry in os.scandir(name)] if os.path.isdir(name) else [name]
-    return tuple(os.stat(path).st_mtime_ns for path in sorted(paths) if os.path.exists(path))
-
-
-def _loaded(name: str) -> CLIP:
     try:
         model = _load(name)
     except ValueError as error:

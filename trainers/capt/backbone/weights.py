@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["read_json", "read_weights"]
+__all__ = ["keep_weights", "read_json", "read_weights"]
 
 # What a checkpoint of open_clip's training holds; which model it is of stands nowhere in it.
 OPEN_CLIP_TRAINING = {"epoch", "name", "state_dict", "optimizer"}
@@ -29,6 +29,33 @@ def read_weights(path: str, model_is_known: bool = False) -> dict[str, Tensor]:
     Raises:
         ValueError: the file is damaged, cut or holds something else.
     """
+    if not _is_keeping:
+        return _weights(path, model_is_known)
+    key = path, _changed(path), model_is_known
+    if key not in _kept:
+        if len(_kept) > 1:  # a student's and its teacher's
+            _kept.clear()
+        _kept[key] = _weights(path, model_is_known)
+    return {name: value.clone() for name, value in _kept[key].items()}  # a tower takes what it is given
+
+
+# Weights and not models: what a model draws while it is built, the runs behind it must find drawn.
+_kept: dict[tuple[str, int, bool], dict[str, Tensor]] = {}
+_is_keeping = False
+
+
+def keep_weights() -> None:
+    """Take weights that were read before instead of reading their file again: for a process that does many runs."""
+    global _is_keeping
+    _is_keeping = True
+
+
+def _changed(path: str) -> int:
+    """When the file was changed, in ns; what is not there is for the reader to tell."""
+    return os.stat(path).st_mtime_ns if os.path.exists(path) else 0
+
+
+def _weights(path: str, model_is_known: bool) -> dict[str, Tensor]:
     if path.endswith(".index.json"):
         return _read_parts(path)
     try:
@@ -84,7 +111,7 @@ def _read_parts(path: str) -> dict[str, Tensor]:
         part = os.path.join(os.path.dirname(path), name)
         if not os.path.isfile(part):
             raise ValueError(f'"{path}" lists "{name}", which is not beside it; copy all parts')
-        state |= read_weights(part)
+        state |= _weights(part, False)
     return state
 
 
