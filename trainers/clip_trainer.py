@@ -20,9 +20,10 @@ from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, 
 from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.run.interruption import ResumableMixin
 from .checkpoints import checkpoint_path, load_weights, need_directory
+from .deep_prompts import TRANSFORMERS_ONLY
 from .prompted_classifier import PromptedClassifier
 
-__all__ = ["ClipTrainer"]
+__all__ = ["ClipTrainer", "VisualPromptTrainer"]
 
 
 class ClipTrainer(ResumableMixin, TrainerX):
@@ -152,3 +153,9 @@ class ClipTrainer(ResumableMixin, TrainerX):
             path = checkpoint_path(directory, name, epoch)
             self.loaded_epoch = load_weights(self._models[name], path)
             print(f'Loading weights to {name} from "{path}" (epoch = {self.loaded_epoch})')
+
+
+class VisualPromptTrainer(ClipTrainer):
+    """A trainer whose prompts stand in the image tower, too."""
+
+    backbones = TRANSFORMERS_ONLY

@@ -11,9 +11,8 @@ from yacs.config import CfgNode
 from .capt.backbone.prompted_clip import PromptedCLIP
 from .capt.bases.context import class_tokens
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer
+from .clip_trainer import VisualPromptTrainer
 from .deep_prompts import (
-    TRANSFORMERS_ONLY,
     BlockPromptedClassifier,
     add_text_prompts,
     add_visual_prompts,
@@ -95,10 +94,9 @@ class CustomCLIP(BlockPromptedClassifier):
 
 
 @TRAINER_REGISTRY.register()
-class IVLP(RunRecordMixin, ClipTrainer):
+class IVLP(RunRecordMixin, VisualPromptTrainer):
     """Independent vision-language prompting; the checkpoint holds the whole model, as the original's does."""
 
     node = "IVLP"
     model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
-    backbones = TRANSFORMERS_ONLY

@@ -12,8 +12,8 @@ from yacs.config import CfgNode
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with
 from .capt.bases.context import class_tokens
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer
-from .deep_prompts import TRANSFORMERS_ONLY, need_vit, prompt_depth
+from .clip_trainer import VisualPromptTrainer
+from .deep_prompts import need_vit, prompt_depth
 from .prompted_classifier import ContextLearner, PromptedClassifier, initial_context
 
 __all__ = ["MaPLe", "extend_cfg"]
@@ -82,10 +82,9 @@ class CustomCLIP(PromptedClassifier):
 
 
 @TRAINER_REGISTRY.register()
-class MaPLe(RunRecordMixin, ClipTrainer):
+class MaPLe(RunRecordMixin, VisualPromptTrainer):
     """Multi-modal Prompt Learning; the checkpoint holds the whole model, as the original's does."""
 
     node = "MAPLE"
     model_class = CustomCLIP
     checkpoint_name = "MultiModalPromptLearner"
-    backbones = TRANSFORMERS_ONLY

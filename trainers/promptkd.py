@@ -20,8 +20,8 @@ from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.bases.distilled import Projection
 from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer
-from .deep_prompts import TRANSFORMERS_ONLY, BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
+from .clip_trainer import VisualPromptTrainer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["PromptKD", "Student", "extend_cfg"]
 
@@ -75,7 +75,7 @@ class Student(BlockPromptedClassifier):
 
 
 @TRAINER_REGISTRY.register()
-class PromptKD(RunRecordMixin, ClipTrainer):
+class PromptKD(RunRecordMixin, VisualPromptTrainer):
     """Unsupervised distillation; the checkpoint holds the student's image side, as the original's does.
 
     With MODAL base2novel the data set gives all classes for training, val is the base classes' test set and test the
@@ -84,7 +84,6 @@ class PromptKD(RunRecordMixin, ClipTrainer):
 
     node = "PROMPTKD"
     checkpoint_name = "VLPromptLearner"
-    backbones = TRANSFORMERS_ONLY
     model: Student
     transductive = True  # unlabelled training images of the new classes are trained on
 

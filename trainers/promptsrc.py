@@ -18,8 +18,8 @@ from yacs.config import CfgNode
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_image_with, load_backbone
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer
-from .deep_prompts import TRANSFORMERS_ONLY, need_vit
+from .clip_trainer import VisualPromptTrainer
+from .deep_prompts import need_vit
 from .imagenet_templates import IMAGENET_TEMPLATES
 from .independentVL import CustomCLIP as IndependentCLIP
 from .independentVL import prompts_node
@@ -62,13 +62,12 @@ def gaussian_weights(num_epochs: int, mean: float, std: float) -> Tensor:
 
 
 @TRAINER_REGISTRY.register()
-class PromptSRC(RunRecordMixin, ClipTrainer):
+class PromptSRC(RunRecordMixin, VisualPromptTrainer):
     """Self-regulating prompts; the checkpoint holds the whole model, as the original's does."""
 
     node = "PROMPTSRC"
     model_class = CustomCLIP
     checkpoint_name = "VLPromptLearner"
-    backbones = TRANSFORMERS_ONLY
     model: CustomCLIP
 
     def build_model(self) -> None:

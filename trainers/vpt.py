@@ -9,8 +9,8 @@ from yacs.config import CfgNode
 from .capt.backbone.prompted_clip import PromptedCLIP
 from .capt.bases.context import plain_name
 from .capt.run.record import RunRecordMixin
-from .clip_trainer import ClipTrainer
-from .deep_prompts import TRANSFORMERS_ONLY, BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
+from .clip_trainer import VisualPromptTrainer
+from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
 __all__ = ["VPT", "extend_cfg"]
 
@@ -49,10 +49,9 @@ class CustomCLIP(BlockPromptedClassifier):
 
 
 @TRAINER_REGISTRY.register()
-class VPT(RunRecordMixin, ClipTrainer):
+class VPT(RunRecordMixin, VisualPromptTrainer):
     """Visual prompt tuning; the checkpoint holds the whole model, as the original's does."""
 
     node = "VPT"
     model_class = CustomCLIP
     checkpoint_name = "prompt_learner"
-    backbones = TRANSFORMERS_ONLY
