@@ -27,7 +27,6 @@ __all__ = ["exit_code", "main"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the script whose name as it was called, protocol and arguments are ``argv``."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly where the reader has gone, as a shell does
     script, name, *words = sys.argv[1:] if argv is None else argv
     return exit_code(lambda: _WHOLES.get(name, _protocol)(script, name, words))
 
@@ -93,5 +92,6 @@ def _compared(settings: Settings, whole: Plan) -> int:
 
 _WHOLES = {"ablate": _ablate, "reproduce": _reproduce}
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a process of its own, which ends quietly where its reader has gone, as a shell does
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

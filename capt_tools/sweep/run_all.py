@@ -24,7 +24,6 @@ __all__ = ["main", "run_all"]
 
 def main(argv: list[str] | None = None) -> int:
     """Run the protocol that ``argv`` begins with."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # ends quietly where the reader has gone, as a shell does
     words = sys.argv[1:] if argv is None else argv
     protocol = words[0] if words and words[0] else "base2new"
     return exit_code(lambda: run_all(protocol, Settings.read(), os.environ))
@@ -83,5 +82,6 @@ def run_all(
     return 0
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # a process of its own, which ends quietly where its reader has gone, as a shell does
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())
