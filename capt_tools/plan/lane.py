@@ -1,4 +1,4 @@
-"""A process that does one run of train.py after another, so that Python, torch and CLIP are started once.
+"""A process that does one run of train.py after another, so that Python and torch are started, and CLIP is read, once.
 
 It is started with the command of its first run, as by hand, and with :data:`VARIABLE` in its environment. A train.py
 that knows this variable does not end then: it says how its run ended, and takes the arguments of the next one from its
@@ -70,10 +70,8 @@ class Lane:
         process, self._process, self._started = self._process, None, None
         if process is None:
             return 0
-        with (
-            contextlib.suppress(BrokenPipeError),
-            _outliving_pipes(),
-        ):  # it is gone, with words of ours still to be read
+        # It may be gone, with words of ours still to be read.
+        with contextlib.suppress(BrokenPipeError), _outliving_pipes():
             if process.stdin is not None:
                 process.stdin.close()
         code = ended(process)

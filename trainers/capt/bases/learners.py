@@ -60,9 +60,7 @@ class CoOp(BaseModel):
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         num_context = len(self.context)
-        words = self.prompted.tokenizer.placeholder(
-            num_context
-        )  # what stands there does not matter, only how many tokens
+        words = self.prompted.tokenizer.placeholder(num_context)  # only how many tokens there are matters
         tokens = class_tokens(self.prompted, classnames, words, num_context, self.class_token_position)
         prompts = place_context(self.context, tokens.prefix, tokens.suffix, tokens.order, tokens.length)
         return self.prompted.encode_text(prompts, tokens.eot)
