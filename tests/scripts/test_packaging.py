@@ -196,7 +196,7 @@ def test_a_foreign_repository_gets_the_plugin_from_the_installed_package(install
         "import dassl.engine\nimport trainers.coop\n\n\ndef setup_cfg(args):\n    extend_cfg(cfg)\n"
     )
     assert "adds trainers/capt/" in start(installed, tmp_path, "capt", "drop-in", ".")
-    assert (tmp_path / "trainers/capt/model.py").is_file()
+    assert (tmp_path / "trainers/capt/method/model.py").is_file()
     assert os.access(tmp_path / "scripts/capt/few_shot.sh", os.X_OK)
     assert "up to date" in start(installed, tmp_path, "capt", "drop-in", ".")
 
