@@ -124,7 +124,7 @@ def _record(path):
     record = json.loads(path.read_text())
     for key in ("seconds", "images_per_second_test", "num_encoded_before", "peak_memory_mb", "commit"):
         del record[key]
-    del record["config"]["OUTPUT_DIR"]
+    del record["config"]["OUTPUT_DIR"], record["config"]["TRAINER"]["CAPT"]["CACHE"]["DIR"]
     return record
 
 
