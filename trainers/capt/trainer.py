@@ -126,12 +126,19 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         self._means = RunningMeans()
 
     def run_state(self) -> dict[str, Any]:
-        """Beside what Dassl knows: the figures since the last report. Bank, cache and shift are made again."""
-        return {"means": self._means.state()}
+        """Beside what Dassl knows: the figures since the last report, and the pairs that steps have met.
+
+        Bank, cache and shift are made again. Pairs are kept with their features, whose last digits depend on what they
+        were encoded together with.
+        """
+        return {"means": self._means.state(), "pairs": list(self.pairs.known(behind=self.num_met_ahead))}
 
     def restore_run_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`run_state` gave."""
         self._means = RunningMeans.of(state["means"], torch.device(self.device))
+        if "pairs" in state:  # states of earlier versions lack them
+            pairs, difference, commonality = state["pairs"]
+            self.pairs.put(*pairs.t(), difference, commonality)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
