@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity, linear, normalize
 from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
+from .context import ClassTokens, class_tokens, encode_texts_per_image, left_over, meta_net, place_context, plain_name
 from .keys import CLIP, PROMPTS, VISUAL, WORDS, check_keys, looks_like
 
 __all__ = [
@@ -139,6 +139,11 @@ def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     check_keys(state, path, spec, WORDS, r"ctx|meta_net\.linear[12]\.(weight|bias)")
     context = entry(state, "ctx", path)
     check_width(context, prompted.text_width, "ctx", path)
+    if len(left_over(prompted, state.get("token_suffix"))):
+        raise ValueError(
+            f'"{path}" has words behind its learned context that were not learned (its CTX_INIT has a comma), which no '
+            "CoCoOp base here serves"
+        )
     meta = meta_net(prompted.embed_dim, prompted.text_width)
     weights = {key: entry(state, f"meta_net.{key}", path) for key in meta.state_dict()}
     check_width(weights["linear1.weight"], prompted.embed_dim, "meta_net.linear1.weight", path)
