@@ -190,6 +190,19 @@ def test_what_was_put_runs_without_this_repository(host):
     hosts.python(host, "-c", script)
 
 
+def test_what_is_said_of_pairs_comes_along(host):
+    """Without these sentences the host's CAPT is another model than this repository's."""
+    shipped = sorted((ROOT / "descriptions").glob("*_pairs.json"))
+    assert any(path.name == "caltech101_pairs.json" for path in shipped)
+    (host / "descriptions").mkdir()
+    (host / "descriptions" / "own.txt").write_text("the host's own")
+    call(host)
+    for path in shipped:
+        assert (host / "descriptions" / path.name).read_bytes() == path.read_bytes()
+    assert call(host, "--undo") == 0
+    assert [path.name for path in (host / "descriptions").iterdir()] == ["own.txt"]
+
+
 def test_its_scripts_run_in_the_host_and_leave_nothing_behind(host):
     before = hosts.digest(host)
     (host / "configs/datasets/caltech101.yaml").touch()
