@@ -190,6 +190,17 @@ def test_what_was_put_runs_without_this_repository(host):
     hosts.python(host, "-c", script)
 
 
+def test_an_entry_point_that_never_loads_is_named(host, capsys):
+    call(host)  # PLOT's, with --eval-only, tests at once
+    assert (
+        "train.py never calls trainer.load_model(), so that --eval-only has nothing to test" in capsys.readouterr().out
+    )
+    call(host, "--undo")
+    (host / "train.py").write_text(TRAIN + "\n\ndef main(args):\n    trainer.load_model(args.model_dir)\n")
+    call(host)
+    assert "load_model" not in capsys.readouterr().out
+
+
 def test_what_is_said_of_pairs_comes_along(host):
     """Without these sentences the host's CAPT is another model than this repository's."""
     shipped = sorted((ROOT / "descriptions").glob("*_pairs.json"))
