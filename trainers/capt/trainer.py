@@ -138,7 +138,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         self._means = RunningMeans.of(state["means"], torch.device(self.device))
         if "pairs" in state:  # states of earlier versions lack them
             pairs, difference, commonality = state["pairs"]
-            self.pairs.put(*pairs.t(), difference, commonality)
+            self.pairs.put(pairs[:, 0], pairs[:, 1], difference, commonality)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
