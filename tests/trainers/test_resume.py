@@ -1,6 +1,7 @@
 """Runs that a signal stops go on with the same command and end with the bytes of a run that nothing stopped."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -144,6 +145,20 @@ def test_stopped_at_every_step(name, workers, build, tmp_path):
             stopped(stop_in(build(name, "stopped", *options), epoch, batch))
     build(name, "stopped", *options).train()
     same_files(tmp_path / "straight/out", tmp_path / "stopped/out")
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_no_worker_outlives_a_run(is_stopped, build):
+    """Signals do not reach them, so a process with one left would wait for it without end when it exits."""
+    before = set(multiprocessing.active_children())
+    trainer = build("CoOp", "run", "DATALOADER.NUM_WORKERS", 2, "TEST.FINAL_MODEL", "best_val")
+    if is_stopped:
+        stopped(stop_in(trainer, 1, 0))
+    else:
+        trainer.train()
+    assert set(multiprocessing.active_children()) == before
+    trainer.test()  # workers are started anew where they are needed
+    trainer._end_workers()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

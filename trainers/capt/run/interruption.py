@@ -42,6 +42,7 @@ __all__ = ["ResumableMixin"]
 
 Summary = Mapping[str, Tensor | float] | None
 
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
 LARGEST_SHARE = 0.02  # of a run's time that its states take
 
 
@@ -117,6 +118,8 @@ class ResumableMixin(Host):
                 ended = Interrupted(self._interruption.signum)  # a loader's worker, say, got the signal as well
                 self._stop(ended, lambda: None)
                 raise ended from error
+            finally:
+                self._end_workers()
 
     def before_epoch(self) -> None:
         """Dassl's hook; random states are from here on what they are in a straight run."""
@@ -206,11 +209,24 @@ class ResumableMixin(Host):
                 where = f"in epoch {progress.epoch + 1}"
         print(f"{stop.name}: stopped {where}; {then}", flush=True)
 
+    def _loaders(self) -> list[Any]:
+        return [getattr(self, name, None) for name in LOADERS]
+
     def _keep_signals_out_of_workers(self) -> None:
-        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
-            loader: Any = getattr(self, name, None)
+        for loader in self._loaders():
             if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
                 loader.worker_init_fn = QuietStart(loader.worker_init_fn)
+
+    def _end_workers(self) -> None:
+        """End workers that a loader keeps between epochs, while it can still ask them to.
+
+        Since signals do not reach them, a process that ends with such workers waits for them without end.
+        """
+        for loader in self._loaders():
+            kept = getattr(loader, "_iterator", None)
+            if kept is not None:
+                kept._shutdown_workers()
+                loader._iterator = None
 
     # -------------------------------------------------------------------------------------------------------- states
 
