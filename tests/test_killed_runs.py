@@ -23,7 +23,7 @@ import tiny_capt  # noqa: E402
 from trainers.capt.run.signals import Interrupted  # noqa: E402
 from trainers.capt.run.states import states_in  # noqa: E402
 
-OFTEN = ("TRAIN.CHECKPOINT_FREQ", 0, "TRAIN.KEEP_MINUTES", 0.0)
+NO_CHECKPOINTS = ("TRAIN.CHECKPOINT_FREQ", 0)  # but a state behind every epoch, as is the default
 MODES = {
     "cached": ("TRAINER.CAPT.CACHE.VIEWS", 2),
     "not cached": ("TRAINER.CAPT.CACHE.VIEWS", 0),
@@ -46,7 +46,7 @@ def files(tmp_path_factory):
 def capt(files, out, *more):
     """With encoded images of its own, so that every run writes the same files; a folder with a dot is not compared."""
     features = ("TRAINER.CAPT.CACHE.DIR", str(out / ".features"))
-    return capt_runs.build(files, out, *OFTEN, *features, *more)
+    return capt_runs.build(files, out, *NO_CHECKPOINTS, *features, *more)
 
 
 def maple(files, out, *more):
@@ -58,7 +58,7 @@ def maple(files, out, *more):
         2,
         "INPUT.TRANSFORMS",
         ("random_flip", "normalize"),
-        *OFTEN,
+        *NO_CHECKPOINTS,
         *more,
     ]
     return colours.build(files, files / "small.pt", "MaPLe", {"PROMPT_DEPTH": 2}, options)

@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 
+from trainers.capt.run.interruption import _is_finite
 from trainers.capt.run.signals import SIGNALS, Interrupted
 from trainers.coop import CoOp
 
@@ -48,7 +49,7 @@ def build(tmp_path, clip):
         folder = tmp_path / where
         folder.mkdir(exist_ok=True)
         keys = (teacher if name == "PromptKD" else {}) | (METHODS[name] or {})
-        common = ["DATASET.ROOT", str(tmp_path), "TRAINER.MODAL", "cross", "TRAIN.KEEP_MINUTES", 0.0]
+        common = ["DATASET.ROOT", str(tmp_path), "TRAINER.MODAL", "cross"]
         options = [*RANDOM, *common, *options]
         return colours.build(folder, path, name, keys, options)
 
@@ -387,3 +388,20 @@ def test_what_is_no_number_never_becomes_a_state(build, tmp_path):
     with pytest.raises(FloatingPointError, match="prompt_learner.ctx|ctx is no number any more"):
         stop_in(spoil(trainer, 0, 1, "prompt_learner.ctx"), 0, 1).train()
     assert not (tmp_path / "nan/out/resume").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "is_finite"),
+    [
+        ([1.0, -2.0], True),
+        ([3e38, 3e38], True),  # finite, and too large for their sum
+        ([3e38, -3e38, 3e38, 3e38], True),
+        ([1.0, float("nan")], False),
+        ([float("inf"), 1.0], False),
+        ([float("inf"), float("-inf")], False),
+        ([], True),
+    ],
+)
+def test_what_is_finite(values, is_finite):
+    for dtype in (torch.float32, torch.bfloat16):
+        assert _is_finite(torch.tensor(values, dtype=dtype)) == is_finite
