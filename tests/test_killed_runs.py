@@ -24,6 +24,7 @@ from trainers.capt.run.signals import Interrupted  # noqa: E402
 from trainers.capt.run.states import states_in  # noqa: E402
 
 NO_CHECKPOINTS = ("TRAIN.CHECKPOINT_FREQ", 0)  # but a state behind every epoch, as is the default
+STEPS = ("TRAINER.CAPT.MGDE.BETA", 0.1)  # with experts there is something to train
 MODES = {
     "cached": ("TRAINER.CAPT.CACHE.VIEWS", 2),
     "not cached": ("TRAINER.CAPT.CACHE.VIEWS", 0),
@@ -46,7 +47,7 @@ def files(tmp_path_factory):
 def capt(files, out, *more):
     """With encoded images of its own, so that every run writes the same files; a folder with a dot is not compared."""
     features = ("TRAINER.CAPT.CACHE.DIR", str(out / ".features"))
-    return capt_runs.build(files, out, *NO_CHECKPOINTS, *features, *more)
+    return capt_runs.build(files, out, *NO_CHECKPOINTS, *STEPS, *features, *more)
 
 
 def maple(files, out, *more):

@@ -24,13 +24,13 @@ from .lock import hold_folder
 from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
+    StateWriter,
     StoredState,
     drop_states,
     newest_state,
     rng_state,
     set_rng_state,
     states_in,
-    write_state,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class ResumableMixin(Host):
 
     _interruption: Interruption | None = None
     _progress: Progress | None = None
+    _state_writer: StateWriter
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
     _is_trained = False
     _stored_at = 0.0
@@ -106,7 +107,12 @@ class ResumableMixin(Host):
         self._progress, self._resumed, self._is_trained = None, None, False
         self._stored_at = time.monotonic()
         self._keep_signals_out_of_workers()
-        with hold_folder(self.output_dir), Interruption() as self._interruption:
+        keep = self.cfg.TRAIN.get("KEEP", 2)
+        with (
+            hold_folder(self.output_dir),
+            StateWriter(self.output_dir, keep) as self._state_writer,
+            Interruption() as self._interruption,
+        ):
             try:
                 super().train()
             except Interrupted as stop:
@@ -150,6 +156,7 @@ class ResumableMixin(Host):
             return
         if self.epoch + 1 == self.max_epoch:
             self._progress, self._is_trained = None, True
+            self._state_writer.settle()
             drop_states(self.output_dir)
             return
         self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
@@ -198,6 +205,7 @@ class ResumableMixin(Host):
             return
         progress, stop.is_told = self._progress, True
         store()
+        self._state_writer.settle()
         stored = next(iter(states_in(self.output_dir)), None)
         if self._is_trained:
             where, then = "behind the last epoch", "the same command tests what was trained"
@@ -251,7 +259,7 @@ class ResumableMixin(Host):
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
         position = Position(progress.epoch, len(progress.summaries))
-        path = write_state(self.output_dir, position, content, self.cfg.TRAIN.get("KEEP", 2))
+        path = self._state_writer.write(position, content)
         progress.is_stored, self._stored_at = True, time.monotonic()
         self._store_seconds = self._stored_at - start
         return path
