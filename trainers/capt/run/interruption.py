@@ -84,6 +84,7 @@ class ResumableMixin(Host):
     _progress: Progress | None = None
     _state_writer: StateWriter
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
+    _taken_up: dict[str, Any] | None = None  # what run_state gave, to be restored in the first epoch
     _is_trained = False
     _stored_at = 0.0
     _store_seconds = 0.0  # that the last state took
@@ -104,7 +105,7 @@ class ResumableMixin(Host):
             Interrupted: by a signal, see :mod:`.signals`.
             FolderInUseError: another run is at work in the output folder.
         """
-        self._progress, self._resumed, self._is_trained = None, None, False
+        self._progress, self._resumed, self._taken_up, self._is_trained = None, None, None, False
         self._stored_at = time.monotonic()
         self._keep_signals_out_of_workers()
         keep = self.cfg.TRAIN.get("KEEP", 2)
@@ -141,10 +142,10 @@ class ResumableMixin(Host):
         if progress is None or self._interruption is None:  # called by itself
             super().run_epoch()
             return
-        self._resumed = None
-        if resumed is not None:
+        taken_up, self._resumed, self._taken_up = self._taken_up, None, None
+        if taken_up is not None:
             with _rng_kept():
-                self.restore_run_state(resumed["run_state"])
+                self.restore_run_state(taken_up)
         with self._interruption.waiting(), self._stepping(progress, resumed):
             super().run_epoch()
             progress.now = rng_state()
@@ -311,8 +312,19 @@ class ResumableMixin(Host):
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])
         self.best_result = content["best_result"]
-        self._resumed, self.is_resumed = content, True
+        self._resumed, self._taken_up, self.is_resumed = content, content["run_state"], True
         print(f'Resuming behind {stored.position} from "{stored.path}"')
+
+    def _run_state_to_save(self) -> dict[str, Any]:
+        """The bundled Dassl's checkpoints hold :meth:`run_state` too: one may be further than the latest state."""
+        extra: dict[str, Any] = super()._run_state_to_save()  # of the bundled Dassl alone
+        state = self.run_state()
+        return {**extra, "run_state": state} if state else extra
+
+    def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
+        """Called by the bundled Dassl, by which a checkpoint is resumed from."""
+        super()._restore_run_state(checkpoint)
+        self._taken_up = checkpoint.get("run_state")
 
     # ------------------------------------------------------------------------------------------------ what is no number
 
