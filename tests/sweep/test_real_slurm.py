@@ -166,6 +166,25 @@ def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straig
         assert digests(folder) == expected
 
 
+def test_a_job_of_several_cells_is_preempted_and_goes_on(cluster, tmp_path):
+    """Its runs share a process, which gets the signal as the job does."""
+    grid = ["--methods", "coop", "--datasets", "glyphs", "--seeds", "1 2", "--shots", "4", "--epochs", "40"]
+    sent = sweep("submit", *grid, *CLUSTER, "--per-job", "2")
+    assert sent.stdout.startswith("Sent 1 job"), sent.stderr
+    first, second = (tmp_path / f"out/base2new/train_base/glyphs/shots_4/CoOp/demo/seed{seed}" for seed in (1, 2))
+    job = Sweep.find(os.environ["OUTPUT"], "base2new").jobs["coop_glyphs_1"]
+    for folder in (first, second):
+        wait_for(lambda: any("epoch [3/" in log.read_text() for log in folder.glob("log.txt*")), 600)  # noqa: B023
+        subprocess.run(["scancel", "-s", "USR2", job], check=True)
+        wait_for(lambda: slurm.queue()[job].state == "PENDING", 60)
+        let_go()
+    wait_for(ended, 600)
+    assert {standing.state for standing in stand().values()} == {"done"}
+    for seed in (1, 2):
+        log = Path(os.environ["OUTPUT"], f"sweeps/base2new/cells/coop_glyphs_{seed}.log").read_text()
+        assert len(re.findall(r"^SIGUSR2: stopped behind epoch \d+", log, re.MULTILINE)) == 1, log[-3000:]
+
+
 def test_a_job_that_fails_is_reported_and_the_rest_goes_on(cluster, tmp_path, monkeypatch):
     monkeypatch.setenv("SHOTS", "1")
     monkeypatch.setenv("EPOCHS", "1")
