@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from .distributed import is_first
+
 __all__ = [
     "checkpoint_file",
     "damage_of",
@@ -30,9 +32,13 @@ __all__ = [
 def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
     """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file.
 
+    Of the processes of a run the first one alone writes.
+
     Raises:
         OSError: it cannot be written, e.g. on a full disk, and names ``path``; the old file is still there.
     """
+    if not is_first():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
