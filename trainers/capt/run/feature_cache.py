@@ -247,6 +247,8 @@ class CachedLoader:
         shuffle: False for Dassl's SequentialSampler.
     """
 
+    is_shared = True
+
     def __init__(self, cache: FeatureCache, batch_size: int, seed: int, shuffle: bool = True):
         self.cache = cache
         self.batch_size = batch_size

@@ -218,10 +218,14 @@ def in_turns(items: Sequence[T], make: Callable[[T], R]) -> Iterator[R]:
 def shared_loader(loader: Any) -> Any:
     """A loader of this process's rows of each batch of ``loader``; the other images are not read.
 
+    One that says ``is_shared`` has no other rows.
+
     Raises:
         ValueError: it is no loader of torch's that makes batches.
     """
-    return loader if world() == 1 else _with_batches(loader, _OwnRows)
+    if world() == 1 or getattr(loader, "is_shared", False):
+        return loader
+    return _with_batches(loader, _OwnRows)
 
 
 def turns_of(loader: Any) -> Any:

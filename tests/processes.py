@@ -1,0 +1,40 @@
+"""Forks that join one another as torchrun's processes do; torch is imported already, which spares seconds."""
+
+import os
+import socket
+
+import killing
+import torch
+
+from trainers.capt.run.distributed import joined, rank
+
+
+def started(number, work, folder):
+    """Start ``work`` in so many processes of one run; what process i prints goes to ``<folder>/printed<i>``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def in_process(i):
+        os.environ.update(RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE=str(number))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        return work()
+
+    return [killing.started(lambda i=i: in_process(i), folder / f"printed{i}") for i in range(number)]
+
+
+def ended(children):
+    return [killing.ended(child) for child in children]
+
+
+def together(number, work, folder):
+    """What ``work`` returns in each of so many processes that have joined."""
+
+    def joint():
+        with joined():
+            torch.save(work(), folder / f"value{rank()}")
+
+    codes = ended(started(number, joint, folder))
+    assert codes == [0] * number, "\n".join((folder / f"printed{i}").read_text() for i in range(number))
+    return [torch.load(folder / f"value{i}", weights_only=False) for i in range(number)]
