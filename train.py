@@ -38,6 +38,7 @@ from capt_tools.launch import launch
 from capt_tools.many_runs import serve
 from capt_tools.plan.lane import VARIABLE
 from trainers.capt.run.distributed import (
+    PeerLostError,
     from_first,
     has_failed,
     is_first,
@@ -265,7 +266,7 @@ def _one_line(error: BaseException) -> str:
 
 def _is_bad_input(error: Exception) -> bool:
     """Whether `error` means that the user's files or settings are wrong, rather than that the code is."""
-    if isinstance(error, InputError | OSError | FloatingPointError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, InputError | OSError | FloatingPointError | PeerLostError | torch.cuda.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
         return True  # torch's words for a checkpoint of another model

@@ -1,24 +1,26 @@
 """Forks that join one another as torchrun's processes do; torch is imported already, which spares seconds."""
 
 import os
-import socket
 
 import killing
 import torch
+from torch.distributed import TCPStore
 
 from trainers.capt.run.distributed import joined, rank
+
+stores = []
 
 
 def started(number, work, folder):
     """Start ``work`` in so many processes of one run; what process i prints goes to ``<folder>/printed<i>``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    stores.append(store)  # torchrun holds it, too, so that it outlives any of the processes
 
     def in_process(i):
-        os.environ.update(RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE=str(number))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(RANK=str(i), LOCAL_RANK=str(i), WORLD_SIZE=str(number), MASTER_ADDR="127.0.0.1")
+        os.environ.update(MASTER_PORT=str(store.port), TORCHELASTIC_USE_AGENT_STORE="True")
+        os.environ.update(TORCHELASTIC_RESTART_COUNT="0")
         return work()
 
     return [killing.started(lambda i=i: in_process(i), folder / f"printed{i}") for i in range(number)]

@@ -43,9 +43,7 @@ def run(files, out, number, *more):
 
 
 def names(out):
-    return sorted(
-        p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and "tensorboard" not in p.parts
-    )
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file() and "tensorboard" not in p.parts)
 
 
 def tensors(path):
@@ -84,7 +82,7 @@ def test_two_processes_leave_what_one_leaves(way, files, tmp_path):
 
 @pytest.mark.slow
 def test_the_random_dropout_of_the_experts_falls_on_the_same_images(files, tmp_path):
-    """The experts' last layer starts at zero: with many steps at a high rate all that they drop shows in the weights."""
+    """With large steps all that the experts drop shows in the weights."""
     more = ("TRAINER.CAPT.MGDE.DROPOUT", 0.5, "OPTIM.MAX_EPOCH", 3, "OPTIM.LR", 0.01, "TRAINER.CAPT.LOSS.KEEP", 0.0)
     for number, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
         run(files, out, number, *more)

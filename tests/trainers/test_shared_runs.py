@@ -1,4 +1,4 @@
-"""Runs of several processes leave what runs of one process leave: weights to 1e-6, the same answers, one of each file."""
+"""Runs of two processes leave what runs of one leave: weights to 1e-6, the same answers, one of each file."""
 
 import json
 import sys

@@ -44,6 +44,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(
     hours=1
 )  # of who waits for the others, who may be drawing a data set; a dead one is noticed at once
+WORD, END = 1.0, 10.0  # seconds that a process waits for another's word, then for torchrun to end it
 FAILED = "capt/failed"  # counts, in the store, the processes that have an error to tell
 
 _store: Store | None = None
@@ -131,7 +132,9 @@ def collective(act: Callable[[], T]) -> T:
     try:
         return act()
     except RuntimeError as error:
-        raise PeerLostError(f"another process of this run is gone ({error})") from error
+        raise PeerLostError(
+            "another process of this run is gone; the same command goes on from what was saved"
+        ) from error
 
 
 def gather(value: T) -> list[T]:
@@ -186,28 +189,24 @@ def has_failed() -> bool:
         return True
 
 
-def is_told_elsewhere(error: BaseException, seconds: float = 10.0) -> bool:
+def is_told_elsewhere(error: BaseException) -> bool:
     """Whether another process tells why the run ends, so that there is one line and not one of each process.
 
     Where it was another's end that this process noticed, it then waits to be ended by torchrun: the exit code of the
     run is that of the first process to go.
-
-    Args:
-        error: what ended this process.
-        seconds: to wait for a word, and for the end.
     """
     if _store is None:
         return False
     if not isinstance(error, PeerLostError):
         return _add_failure() > 1
-    until = time.monotonic() + seconds
-    while not has_failed():
-        if time.monotonic() > until - seconds / 2:
-            return _add_failure() > 1  # killed, perhaps
+    until = time.monotonic() + WORD
+    while not has_failed() and time.monotonic() < until:
         time.sleep(0.05)
+    if not has_failed():  # it was killed, perhaps
+        return _add_failure() > 1
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    time.sleep(max(0.0, until - time.monotonic()))
+    time.sleep(END)
     return True
 
 
