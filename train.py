@@ -296,9 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             with _console_kept(), quiet_unless_first():
                 run(args)
         except Exception as error:
+            is_bad_input = _is_bad_input(error)
             if is_told_elsewhere(error):
-                return 1
-            if not _is_bad_input(error):
+                return 2 if is_bad_input else 1
+            if not is_bad_input:
                 raise
             if os.environ.get("CAPT_DEBUG", "") not in ("", "0"):
                 traceback.print_exc()

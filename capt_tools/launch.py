@@ -54,13 +54,11 @@ def _own_environment(**variables: str) -> Iterator[None]:
     before = dict(os.environ)
     os.environ.pop(VARIABLE, None)
     os.environ.update(variables)
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.disable(logging.NOTSET)
         os.environ.clear()
         os.environ.update(before)
 

@@ -139,7 +139,7 @@ def test_an_error_in_one_process_is_one_line_and_ends_all(number, start, tmp_pat
 
 
 def test_an_error_that_all_have_is_one_line(start, tmp_path):
-    assert sorted(ended(start(more=("TRAINER.COOP.CLASS_TOKEN_POSITION", "nowhere")))) == [1, 2]
+    assert ended(start(more=("TRAINER.COOP.CLASS_TOKEN_POSITION", "nowhere"))) == [2, 2]
     line = only_error(tmp_path)
     assert line == "error: TRAINER.COOP.CLASS_TOKEN_POSITION must be one of end, middle, front, got 'nowhere'"
 
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_in_one_process_ends_all_with_one_line(start, t
         compute = trainer.compute_loss
         trainer.compute_loss = lambda images, labels: (compute(images, labels)[0] * float("nan"), {})
 
-    assert sorted(ended(start(2, 4, in_rank(1, spoil)))) == [1, 2]
+    assert ended(start(2, 4, in_rank(1, spoil))) == [2, 2]
     line = only_error(tmp_path)
     assert line.startswith("error: Loss is infinite or NaN! In epoch 2, batch 2, the loss is nan; the last good")
 
@@ -163,7 +163,7 @@ def test_a_killed_process_is_noticed(start, tmp_path):
 
 
 def test_more_processes_than_images_in_a_batch_are_refused(start, tmp_path):
-    assert sorted(ended(start(more=("DATALOADER.TRAIN_X.BATCH_SIZE", 1)))) == [1, 2]
+    assert ended(start(more=("DATALOADER.TRAIN_X.BATCH_SIZE", 1))) == [2, 2]
     line = only_error(tmp_path)
     assert line.startswith(
         "error: a batch of 1 cannot be shared by 2 processes; start fewer (--nproc), or give DATALOADER"
