@@ -1,4 +1,4 @@
-"""The launcher of several processes: their exit codes, signals and environment are those of the run, and no other word."""
+"""The launcher of several processes: codes, signals and environment are those of the run, and it has no other word."""
 
 import json
 import os
@@ -29,8 +29,8 @@ def take(number, frame):
     sys.exit(128 + number)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
     signal.signal(number, take)
-pathlib.Path(folder, f"there{rank}").write_text(json.dumps([sys.argv[1:], os.environ.get("CAPT_LANE"), os.environ["WORLD_SIZE"],
-    os.environ["OMP_NUM_THREADS"]]))
+known = [os.environ.get(name) for name in ("CAPT_LANE", "WORLD_SIZE", "OMP_NUM_THREADS")]
+pathlib.Path(folder, f"there{rank}").write_text(json.dumps([sys.argv[1:], *known]))
 if acts[rank].isdigit():
     time.sleep(0.3)
     sys.exit(int(acts[rank]))
