@@ -91,7 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-dir", type=str, default="", help="output folder of the run to test")
     parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint to test")
     parser.add_argument("--no-train", action="store_true", help="build everything, train nothing")
-    parser.add_argument("--nproc", type=int, default=1, help="processes that do the run together, one on each GPU")
+    together = "processes that do the run together, one on each GPU (1)"
+    parser.add_argument("--nproc", type=int, default=argparse.SUPPRESS, help=together)  # not in the banner by itself
     parser.add_argument("opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
     return parser
 
@@ -289,8 +290,9 @@ def _raised_in(error: BaseException) -> Path | None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return 0, or 2 after bad input."""
     args = build_parser().parse_args(argv)
-    if args.nproc > 1 and "LOCAL_RANK" not in os.environ:
-        return launch(args.nproc, [__file__, *(sys.argv[1:] if argv is None else argv)])
+    number = getattr(args, "nproc", 1)
+    if number > 1 and "LOCAL_RANK" not in os.environ:
+        return launch(number, [__file__, *(sys.argv[1:] if argv is None else argv)])
     with joined():
         try:
             with _console_kept(), quiet_unless_first():
