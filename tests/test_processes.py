@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -31,8 +32,8 @@ def start(tmp_path):
     torch.save(tiny.clip_state(), tmp_path / "clip.pt")
     children = []
 
-    def one(number=2, at=None, act=None, where="out", more=()):
-        words = ["--root", tmp_path, "--trainer", "CoOp", "--output-dir", tmp_path / where]
+    def one(number=2, at=None, act=None, where="out", more=(), flags=()):
+        words = [*flags, "--root", tmp_path, "--trainer", "CoOp", "--output-dir", tmp_path / where]
         words += ["DATASET.NAME", "Colours", "MODEL.BACKBONE.NAME", tmp_path / "clip.pt", "INPUT.SIZE", "(32, 32)"]
         words += ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.NUM_WORKERS", 0, "OPTIM.MAX_EPOCH", 3]
         words += ["OPTIM.NAME", "sgd", "TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32", "TRAIN.KEEP_MINUTES", 0.0]
@@ -187,6 +188,17 @@ def test_an_output_folder_in_use_is_one_line(start, tmp_path):
         os.kill(holder, signal.SIGKILL)
         killing.ended(holder)
     assert re.match(rf'error: "{tmp_path}/out" is in use by process {holder} on ', only_error(tmp_path))
+
+
+def test_a_test_alone_is_shared_too(start, tmp_path):
+    assert ended(start(1, where="trained")) == [0]
+    flags = ("--eval-only", "--model-dir", tmp_path / "trained", "--load-epoch", 3)
+    for number in (1, 2):
+        options = ("DATALOADER.TEST.BATCH_SIZE", 5)
+        assert ended(start(number, where=f"by_{number}", flags=flags, more=options)) == [0] * number
+    one, two = (np.load(tmp_path / f"by_{number}/predictions.npz") for number in (1, 2))
+    for name in one.files:
+        assert (one[name] == two[name]).all(), name
 
 
 def test_processes_without_a_seed_share_one_order(start, tmp_path):

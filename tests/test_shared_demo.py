@@ -33,7 +33,7 @@ def run(tmp_path_factory):
         assert done.stderr == "" or launcher, done.stderr
         return folder / out
 
-    one("ZeroshotCLIP", "first", words=["--eval-only"])
+    one("CoOp", "first", words=["--no-train"])
     return one
 
 

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from processes import together  # noqa: E402
 
+from trainers.capt.run.distributed import rank, world  # noqa: E402
+
 DEEP = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
 METHODS = {
     "CoOp": {"N_CTX": 4},
@@ -44,7 +46,7 @@ def run(tmp_path, clip):
     """``run(name, where, number, options)``: train in so many processes, into ``<tmp_path>/<where>/out``."""
     path, teacher = clip
 
-    def run_one(name, where, number, *options):
+    def run_one(name, where, number, *options, change=lambda trainer: None):
         folder = tmp_path / where
         keys = (teacher if name == "PromptKD" else {}) | (METHODS[name] or {})
         features = ("TRAINER.CAPT.CACHE.DIR", str(folder / "features"))  # encoded by every run for itself
@@ -52,6 +54,7 @@ def run(tmp_path, clip):
 
         def work():
             trainer = colours.build(folder, path, name, keys, options)
+            change(trainer)
             trainer.train()
             return trainer.best_result
 
@@ -96,3 +99,24 @@ def test_two_processes_leave_what_one_leaves(name, run, tmp_path):
     run(name, "two", 2)
     assert_alike(tmp_path / "one/out", tmp_path / "two/out", 2)
     assert "accuracy" in (tmp_path / "two/printed0").read_text()
+
+
+def test_scaled_gradients_are_summed_before_they_are_looked_at(run, tmp_path):
+    """Mixed precision on a GPU: a share whose gradients overflow must have every process leave out the step."""
+
+    def scale(trainer):
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=100)
+        compute = trainer.compute_loss
+
+        def overflowing(images, labels):
+            loss, figures = compute(images, labels)
+            is_second = (trainer.epoch, trainer.batch_idx) == (1, 0) and (world() == 1 or rank() == 1)
+            return loss * (torch.inf if is_second else 1), figures
+
+        trainer.compute_loss = overflowing
+
+    run("MaPLe", "one", 1, change=scale)
+    run("MaPLe", "two", 2, change=scale)
+    one, two = (weights(tmp_path / where / "out") for where in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)
+    assert all(torch.isfinite(value).all() for value in two.values())

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
-from .distributed import from_first, gather, world
+from .distributed import from_first, gather, is_first, world
 from .feature_files import FeatureFiles
 from .feature_names import FeatureNames, token_bytes
 from .shares import in_turns, own_turns
@@ -219,7 +219,7 @@ class Encoding:
         return _each(features, Tensor.cpu)
 
     def _write(self, part: range, view: int, batches: list[ImageFeatures]) -> None:
-        if self.files is None or not batches:
+        if self.files is None or not batches or not is_first():
             return
         name = self._stored_names(part, view)[0]
         if self.files.find(name) is None:
