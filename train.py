@@ -289,8 +289,11 @@ def _raised_in(error: BaseException) -> Path | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return 0, or 2 after bad input."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
     number = getattr(args, "nproc", 1)
+    if number < 1:
+        parser.error(f"--nproc must be 1 or more, got {number}")
     if number > 1 and "LOCAL_RANK" not in os.environ:
         return launch(number, [__file__, *(sys.argv[1:] if argv is None else argv)])
     with joined():

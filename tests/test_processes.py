@@ -209,3 +209,11 @@ def test_processes_without_a_seed_share_one_order(start, tmp_path):
     seen = [(tmp_path / f"seen{number}").read_text().splitlines() for number in range(2)]
     assert [len(paths) for paths in seen] == [2, 2]
     assert len({*seen[0], *seen[1]}) == 4
+
+
+def test_the_banner_of_one_process_says_nothing_of_processes(start, tmp_path, capsys):
+    assert ended(start(1)) == [0]
+    assert "nproc" not in printed(tmp_path)[0]
+    with pytest.raises(SystemExit):
+        train.main(["--nproc", "0"])
+    assert "--nproc must be 1 or more, got 0" in capsys.readouterr().err
