@@ -90,3 +90,25 @@ def test_the_random_dropout_of_the_experts_falls_on_the_same_images(files, tmp_p
         torch.load(tmp_path / name / "capt/model.pth.tar-3", weights_only=True)["state_dict"] for name in ("one", "two")
     )
     torch.testing.assert_close(two, one, rtol=0, atol=2e-6)
+
+
+@pytest.mark.slow
+def test_base_learners_of_folds_are_trained_together(files, tmp_path):
+    """Runs within the run: every process loads what the first one has written of them."""
+    base = ("TRAINER.NAME", "CoOp", "TRAINER.COOP.N_CTX", 2, "TRAINER.COOP.PREC", "fp32", "OPTIM.MAX_EPOCH", 1)
+    run(files, tmp_path / "base", 2, *base, "TEST.NO_TEST", True)
+    config = tmp_path / "fold.yaml"
+    config.write_text("OPTIM:\n  MAX_EPOCH: 1\nTRAINER:\n  COOP:\n    N_CTX: 2\n    PREC: fp32\n")
+    keys = ("TRAINER.CAPT.BASE.NAME", "CoOp", "TRAINER.CAPT.BASE.DIR", str(tmp_path / "base"))
+    keys += ("TRAINER.CAPT.BANK.SOURCE", "crossfit", "TRAINER.CAPT.BANK.FOLDS", 2)
+    for number, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        run(files, out, number, *keys, "TRAINER.CAPT.BANK.FOLD_CONFIG", str(config))
+        assert len(list((out / "crossfit").glob("*/prompt_learner/model.pth.tar-1"))) == 2
+    banks = [tensors(tmp_path / name / "confusion_bank.safetensors") for name in ("one", "two")]
+    assert banks[0].keys() == banks[1].keys()
+    for key, value in banks[0].items():
+        torch.testing.assert_close(banks[1][key].double(), value.double(), rtol=0, atol=1e-5, msg=key)
+    one, two = (
+        torch.load(tmp_path / name / "capt/model.pth.tar-2", weights_only=True)["state_dict"] for name in ("one", "two")
+    )
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-6)

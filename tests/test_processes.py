@@ -19,6 +19,7 @@ import tiny  # noqa: E402
 from processes import ended, started  # noqa: E402
 
 import train  # noqa: E402
+from capt_tools.launch import launch  # noqa: E402
 from trainers.capt.run.distributed import rank  # noqa: E402
 from trainers.capt.run.lock import hold_folder  # noqa: E402
 from trainers.coop import CoOp  # noqa: E402
@@ -217,3 +218,46 @@ def test_the_banner_of_one_process_says_nothing_of_processes(start, tmp_path, ca
     with pytest.raises(SystemExit):
         train.main(["--nproc", "0"])
     assert "--nproc must be 1 or more, got 0" in capsys.readouterr().err
+
+
+SCRIPT = """
+import os, sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/trainers"]
+import compat, colours, train
+from trainers.coop import CoOp
+step, steps = CoOp.forward_backward, [0]
+def acting(self, batch):
+    steps[0] += 1
+    if steps[0] == 5 and os.environ["RANK"] == "1":
+        {act}
+    return step(self, batch)
+CoOp.forward_backward = acting
+train.collect_env_info = lambda: "a machine"
+sys.exit(train.main(sys.argv[1:]))
+"""
+ENDS = {
+    "raise ValueError('the images are gone')": (2, "error: the images are gone\n"),
+    "raise KeyError('a mistake in the code')": (1, "KeyError: 'a mistake in the code'\n"),
+    "os.kill(os.getpid(), 9)": (137, "error: another process of this run is gone; the same command goes on from what "),
+    "os.kill(os.getpid(), 15)": (143, ""),
+    "os.kill(os.getppid(), 12)": (140, ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act", ENDS)
+def test_the_launcher_ends_as_the_run_does(act, tmp_path):
+    torch.save(tiny.clip_state(), tmp_path / "clip.pt")
+    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(Path(train.__file__).parent), act=act))
+    words = [tmp_path / "script.py", "--root", tmp_path, "--trainer", "CoOp", "--output-dir", tmp_path / "out"]
+    words += ["DATASET.NAME", "Colours", "MODEL.BACKBONE.NAME", tmp_path / "clip.pt", "INPUT.SIZE", "(32, 32)"]
+    words += ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.NUM_WORKERS", 2, "OPTIM.MAX_EPOCH", 3, "SEED", 1]
+    words += ["TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32", "TRAIN.KEEP_MINUTES", 0.0, "USE_CUDA", False]
+    code, line = ENDS[act]
+    child = killing.started(lambda: launch(2, [str(word) for word in words]), tmp_path / "printed")
+    assert killing.ended(child) == code
+    said = (tmp_path / "printed").read_text()
+    assert said.count("rror") == (3 if code == 1 else line.count("rror"))
+    assert line in said
+    if code > 137:
+        assert re.search(r"SIG\w+: stopped behind epoch 1 and \d batches of the next; saved in ", said)

@@ -23,7 +23,7 @@ from .distributed import has_failed, highest, is_first, wait_for_all
 from .files import damage_of, write_atomically
 from .lock import hold_folder
 from .several import SharedRunMixin
-from .shares import mean_figures
+from .shares import end_workers, mean_figures
 from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
@@ -40,6 +40,7 @@ __all__ = ["ResumableMixin"]
 
 Summary = Mapping[str, Tensor | float] | None
 
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
 LARGEST_SHARE = 0.02  # of a run's time that its states take
 
 
@@ -115,6 +116,9 @@ class ResumableMixin(SharedRunMixin):
                 ended = Interrupted(self._interruption.signum)  # a loader's worker, say, got the signal as well
                 self._stop(ended, lambda: None)
                 raise ended from error
+            finally:
+                for name in LOADERS:
+                    end_workers(getattr(self, name, None))
 
     def before_epoch(self) -> None:
         """Dassl's hook; random states are from here on what they are in a straight run."""
@@ -212,7 +216,7 @@ class ResumableMixin(SharedRunMixin):
             wait_for_all()  # the first process that goes has torchrun end the others
 
     def _keep_signals_out_of_workers(self) -> None:
-        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
+        for name in LOADERS:
             loader: Any = getattr(self, name, None)
             if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
                 loader.worker_init_fn = QuietStart(loader.worker_init_fn)

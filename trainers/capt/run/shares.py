@@ -26,6 +26,7 @@ __all__ = [
     "SharedDropout",
     "backward",
     "begin_batch",
+    "end_workers",
     "in_turns",
     "mean_figures",
     "mean_of_rows",
@@ -272,3 +273,17 @@ def _with_batches(loader: Any, batches: type[_OwnRows]) -> Any:
         options = {name: getattr(loader, name) for name in KEPT}
         made[batches] = type(loader)(loader.dataset, batch_sampler=batches(loader.batch_sampler), **options)
     return made[batches]
+
+
+def end_workers(loader: Any) -> None:
+    """End the processes that read images for a loader, and for those made of it here.
+
+    They are kept out of signals, so that at the end of a process that has failed nothing else would end them.
+    """
+    if not isinstance(loader, DataLoader):
+        return
+    for one in (loader, *_made.get(loader, {}).values()):
+        iterator = one._iterator  # kept where workers stay alive from epoch to epoch
+        if iterator is not None:
+            iterator._shutdown_workers()
+            one._iterator = None
