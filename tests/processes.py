@@ -1,6 +1,7 @@
 """Forks that join one another as torchrun's processes do; torch is imported already, which spares seconds."""
 
 import os
+import sys
 
 import killing
 import torch
@@ -24,6 +25,17 @@ def started(number, work, folder):
         return work()
 
     return [killing.started(lambda i=i: in_process(i), folder / f"printed{i}") for i in range(number)]
+
+
+def launched(work, printed):
+    """A fork that runs ``work``; what it and the processes that it starts print goes to the file ``printed``."""
+
+    def redirected():
+        for descriptor in (1, 2):
+            os.dup2(sys.stdout.fileno(), descriptor)
+        return work()
+
+    return killing.started(redirected, printed)
 
 
 def ended(children):

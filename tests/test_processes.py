@@ -16,7 +16,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "trainer
 import colours  # noqa: E402, F401 - registers the data set
 import killing  # noqa: E402
 import tiny  # noqa: E402
-from processes import ended, started  # noqa: E402
+from processes import ended, launched, started  # noqa: E402
 
 import train  # noqa: E402
 from capt_tools.launch import launch  # noqa: E402
@@ -254,7 +254,7 @@ def test_the_launcher_ends_as_the_run_does(act, tmp_path):
     words += ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.NUM_WORKERS", 2, "OPTIM.MAX_EPOCH", 3, "SEED", 1]
     words += ["TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32", "TRAIN.KEEP_MINUTES", 0.0, "USE_CUDA", False]
     code, line = ENDS[act]
-    child = killing.started(lambda: launch(2, [str(word) for word in words]), tmp_path / "printed")
+    child = launched(lambda: launch(2, [str(word) for word in words]), tmp_path / "printed")
     assert killing.ended(child) == code
     said = (tmp_path / "printed").read_text()
     assert said.count("rror") == (3 if code == 1 else line.count("rror"))

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import killing  # noqa: E402
+from processes import launched  # noqa: E402
 
 from capt_tools.launch import launch  # noqa: E402
 from capt_tools.plan.lane import VARIABLE  # noqa: E402
@@ -48,7 +49,7 @@ def start(tmp_path):
 
     def one(*acts):
         work = lambda: launch(2, [str(tmp_path / "script.py"), str(tmp_path), *acts])  # noqa: E731
-        children.append(killing.started(work, tmp_path / "printed"))
+        children.append(launched(work, tmp_path / "printed"))
         while not all((tmp_path / f"there{rank}").exists() for rank in range(2)):
             time.sleep(0.02)
         return children[-1]

@@ -1,6 +1,7 @@
 """Runs that a signal stops go on with the same command and end with the bytes of a run that nothing stopped."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -359,6 +360,17 @@ def test_a_loss_that_is_no_number_says_where_which_and_what_is_kept(name, key, t
         f'"{kept}"; lower OPTIM.LR'
     )
     assert kept.is_file()
+
+
+def test_no_worker_outlives_a_training_that_fails(build):
+    """They take no signal: a process that waits for them at its end, as multiprocessing does, would wait for ever."""
+    trainer = build("CoOp", "nan", "DATALOADER.NUM_WORKERS", 2)
+    there = []
+    trainer.after_epoch = lambda: there.extend(multiprocessing.active_children())
+    with pytest.raises(FloatingPointError):
+        spoil(trainer, 1, 0, "prompt_learner.ctx").train()
+    assert len(there) == 2
+    assert not any(worker.is_alive() for worker in there)
 
 
 def test_nothing_saved_before_a_loss_that_is_no_number(build):
