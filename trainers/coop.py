@@ -53,7 +53,7 @@ class CustomCLIP(PromptedClassifier):
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
-        return self.text_encoder(self.prompt_learner(), self.prompt_learner.eot)
+        return self.text_encoder.of_classes(self.prompt_learner(), self.prompt_learner.eot)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

@@ -90,7 +90,7 @@ class CustomCLIP(BlockPromptedClassifier):
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
         deep_prompts = block_prompts(self.text_encoder.transformer)
-        return self.text_encoder(self.prompt_learner(), self.prompt_learner.eot, deep_prompts)
+        return self.text_encoder.of_classes(self.prompt_learner(), self.prompt_learner.eot, deep_prompts)
 
 
 @TRAINER_REGISTRY.register()

@@ -73,7 +73,7 @@ class CustomCLIP(PromptedClassifier):
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
         embeddings, deep_prompts = self.prompt_learner.language_prompts()
-        return self.text_encoder(embeddings, self.prompt_learner.eot, deep_prompts)
+        return self.text_encoder.of_classes(embeddings, self.prompt_learner.eot, deep_prompts)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

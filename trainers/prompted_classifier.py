@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_text_with
 from .capt.bases.context import ClassTokens, place_context
 from .capt.bases.learners import class_logits
+from .capt.run.distributed import world
+from .capt.run.shares import share_of, whole
 
 if TYPE_CHECKING:
     from clip.model import ModifiedResNet, Transformer, VisionTransformer
@@ -44,6 +46,13 @@ class TextEncoder(nn.Module):
         """Features ``(C, D)``, not normalised, of prompts ``(C, L, Dt)`` that end at ``eot`` ``(C,)``."""
         parts = (self.transformer, self.positional_embedding, self.ln_final, self.text_projection)
         return encode_text_with(*parts, prompts, eot, deep_prompts)
+
+    def of_classes(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
+        """As :meth:`forward`, of prompts that are the same on every process: each encodes its share while it trains."""
+        if world() == 1 or len(prompts) < world() or not torch.is_grad_enabled():
+            return self(prompts, eot, deep_prompts)
+        share = share_of(len(prompts))
+        return whole(self(prompts[share.rows], eot[share.rows], deep_prompts), share)
 
 
 def clip_logits(logit_scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from .run.serving import (
     read_pair_features,
     read_serving,
 )
+from .run.shares import backward, begin_batch, mean_figures
 
 __all__ = ["CAPT"]
 
@@ -150,12 +151,13 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
+        begin_batch(len(views.label))
         query_index = self.query_index[views.index]
         output = self._forward(batch, views, query_index)
         assert output.losses is not None, "labels were given"
         assert self.optim is not None, "there is nothing to train"
         self.optim.zero_grad()
-        output.losses["loss"].backward()
+        backward(output.losses["loss"], self.optim)
         self.optim.step()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
@@ -210,7 +212,8 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
 
     def _summary(self, output: CAPTOutput, label: Tensor) -> dict[str, Tensor] | None:
         """Means since the last report, or None between reports."""
-        self._means.add({**(output.losses or {}), "acc": 100 * (output.logits.argmax(dim=-1) == label).float().mean()})
+        accuracy = 100 * (output.logits.argmax(dim=-1) == label).float().mean()
+        self._means.add(mean_figures({**(output.losses or {}), "acc": accuracy}))
         done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
         if done % every and done != self.num_batches and self.num_batches >= every:
             return None

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from .distributed import is_first
+
 __all__ = [
     "checkpoint_file",
     "damage_of",
@@ -31,6 +33,8 @@ __all__ = [
 def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any], *, is_synced: bool = True) -> None:
     """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file.
 
+    Of the processes of a run the first one alone writes.
+
     Args:
         path: file, in a folder that is made.
         write: makes the file whose path it is given.
@@ -40,6 +44,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any], 
     Raises:
         OSError: it cannot be written, e.g. on a full disk, and names ``path``; the old file is still there.
     """
+    if not is_first():
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)

@@ -14,13 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .distributed import has_failed, highest, is_first, wait_for_all
 from .files import damage_of, write_atomically
 from .lock import hold_folder
+from .several import SharedRunMixin
+from .shares import end_workers, mean_figures
 from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
@@ -32,11 +35,6 @@ from .states import (
     set_rng_state,
     states_in,
 )
-
-if TYPE_CHECKING:
-    from dassl.engine import TrainerX as Host
-else:
-    Host = object  # the class that follows in the trainer's bases
 
 __all__ = ["ResumableMixin"]
 
@@ -67,7 +65,7 @@ class Progress:
     now: dict[str, Any] | None = None
 
 
-class ResumableMixin(Host):
+class ResumableMixin(SharedRunMixin):
     """Mix in before Dassl's ``TrainerX``, the bundled or an installed one.
 
     Attributes:
@@ -126,7 +124,8 @@ class ResumableMixin(Host):
                 self._stop(ended, lambda: None)
                 raise ended from error
             finally:
-                self._end_workers()
+                for loader in self._loaders():
+                    end_workers(loader)
 
     def before_epoch(self) -> None:
         """Dassl's hook; random states are from here on what they are in a straight run."""
@@ -149,6 +148,7 @@ class ResumableMixin(Host):
         with self._interruption.waiting(), self._stepping(progress, resumed):
             super().run_epoch()
             progress.now = rng_state()
+            self._check_signals()
 
     def after_epoch(self) -> None:
         """Dassl's hook; then the state of the run, or, behind the last epoch, no state any more."""
@@ -183,7 +183,7 @@ class ResumableMixin(Host):
             summary = step(batch)
             progress.summaries.append(summary)
             progress.is_stored = False
-            self._interruption_check(progress)
+            self._check_signals()
             return summary
 
         self.forward_backward = stepped  # type: ignore[method-assign]
@@ -194,15 +194,19 @@ class ResumableMixin(Host):
             if mine is not None:
                 self.forward_backward = mine  # type: ignore[method-assign]
 
-    def _interruption_check(self, progress: Progress) -> None:
+    def _check_signals(self) -> None:
+        """End here if a signal has come to any of the processes of the run, which all do so."""
         assert self._interruption is not None, "steps are taken in train"
-        if self._interruption.signum is not None:
-            progress.now = rng_state()
+        signum = highest(self._interruption.signum or 0)
+        if signum and self._progress is not None:
+            self._progress.now = rng_state()
+            self._interruption.signum = signum
+            self._interruption.is_agreed = True
         self._interruption.check()
 
     def _stop(self, stop: Interrupted, store: Callable[[], Path | None]) -> None:
         """Save what is not saved yet, and say in one line where the run stopped and how it goes on."""
-        if stop.is_told:  # by a run within this one
+        if stop.is_told or has_failed():  # by a run within this one, or another process says why
             return
         progress, stop.is_told = self._progress, True
         store()
@@ -217,6 +221,8 @@ class ResumableMixin(Host):
             if progress is not None and not progress.is_stored:
                 where = f"in epoch {progress.epoch + 1}"
         print(f"{stop.name}: stopped {where}; {then}", flush=True)
+        if self._interruption is not None and self._interruption.is_agreed:
+            wait_for_all()  # the first process that goes has torchrun end the others
 
     def _loaders(self) -> list[Any]:
         return [getattr(self, name, None) for name in LOADERS]
@@ -226,23 +232,12 @@ class ResumableMixin(Host):
             if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
                 loader.worker_init_fn = QuietStart(loader.worker_init_fn)
 
-    def _end_workers(self) -> None:
-        """End workers that a loader keeps between epochs, while it can still ask them to.
-
-        Since signals do not reach them, a process that ends with such workers waits for them without end.
-        """
-        for loader in self._loaders():
-            kept = getattr(loader, "_iterator", None)
-            if kept is not None:
-                kept._shutdown_workers()
-                loader._iterator = None
-
     # -------------------------------------------------------------------------------------------------------- states
 
     def _store_progress(self) -> Path | None:
         """Write the state of the run unless it is on disk; returns its file."""
         progress = self._progress
-        if progress is None or progress.is_stored or (progress.summaries and progress.now is None):
+        if progress is None or progress.is_stored or not is_first() or (progress.summaries and progress.now is None):
             return None
         start = time.monotonic()
         self._refuse_not_finite()
@@ -282,6 +277,7 @@ class ResumableMixin(Host):
         """
         epoch = usable_checkpoint(directory, self.get_model_names())
         stored = newest_state(dict.fromkeys((self.output_dir, directory)))
+        wait_for_all()  # before the first process changes what is there
         if stored is not None and (epoch is None or stored.position >= Position(epoch, 0)):
             print(f"Found checkpoint at {directory} (will resume training)")
             self._restore(stored)
@@ -329,11 +325,12 @@ class ResumableMixin(Host):
     # ------------------------------------------------------------------------------------------------ what is no number
 
     def detect_anomaly(self, loss: Tensor) -> None:
-        """Stop where the loss, a scalar, is no number.
+        """Stop where the loss, a scalar, is no number; every process does where one's is none.
 
         Raises:
             FloatingPointError: says where, which of the loss's terms it is, and which checkpoint is good.
         """
+        loss = mean_figures({"loss": loss})["loss"]
         if torch.isfinite(loss).all():
             return
         terms = {name: value for name, value in self.loss_terms.items() if not torch.isfinite(value).all()}

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .distributed import is_first
+
 __all__ = ["FolderInUseError", "hold_folder"]
 
 NAME = ".run.lock"
@@ -29,14 +31,14 @@ class FolderInUseError(OSError):
 def hold_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other runs out of ``folder``, which is made; the system itself lets go when this process ends, however.
 
-    A run may hold its folder twice, as train.py and the trainer do.
+    A run may hold its folder twice, as train.py and the trainer do. Of several processes the first one holds it.
 
     Raises:
         FolderInUseError: another process holds it.
         OSError: nothing can be written there.
     """
     path = Path(folder or ".").resolve() / NAME
-    if path in _held:
+    if path in _held or not is_first():
         yield
         return
     descriptor = _lock(path)

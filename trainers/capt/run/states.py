@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .distributed import is_first, world
 from .files import damage_of, save_tensors, sync_file
 
 __all__ = [
@@ -147,17 +148,23 @@ def newest_state(runs: Iterable[str | Path]) -> StoredState | None:
 
 def drop_states(run: str | Path) -> None:
     """Remove what a finished run no longer needs."""
+    if not is_first():
+        return
     shutil.rmtree(Path(run) / FOLDER, ignore_errors=True)
 
 
 def rng_state() -> dict[str, Any]:
     """States of ``random``, ``numpy.random``, torch and its GPUs, as what ``weights_only=True`` reads.
 
+    A process among several has one GPU, and knows of no other.
+
     The bundled Dassl has its own; an installed one has none.
     """
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - data sets and transforms draw from it
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = []
+    if torch.cuda.is_initialized():
+        cuda = torch.cuda.get_rng_state_all() if world() == 1 else [torch.cuda.get_rng_state()]
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 
 
@@ -168,5 +175,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     numpy["state"]["key"] = numpy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state(numpy)  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
+    if state["cuda"] and torch.cuda.is_available() and world() > 1:
+        torch.cuda.set_rng_state(state["cuda"][0])
+    elif state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
