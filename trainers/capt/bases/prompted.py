@@ -17,7 +17,15 @@ from torch.nn.functional import cosine_similarity, linear, normalize
 from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
+from .context import (
+    ClassTokens,
+    class_tokens,
+    encode_texts_per_image,
+    meta_net,
+    place_context,
+    plain_name,
+    shared_length,
+)
 from .keys import CLIP, PROMPTS, VISUAL, WORDS, check_keys, looks_like
 
 __all__ = [
@@ -109,9 +117,9 @@ class CoCoOp(BaseModel):
 
     def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
-        encoded = encode_texts_per_image(
-            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot, length=tokens.length
-        )  # (B, C, D)
+        shared = shared_length(tokens, len(self.context))
+        parts = (self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot)
+        encoded = encode_texts_per_image(*parts, length=tokens.length, shared=shared)  # (B, C, D)
         return normalize(encoded.float(), dim=-1)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
