@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import tiny  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-__all__ = ["SIZES", "class_names", "configuration", "draw", "store_clip", "take_sizes"]
+__all__ = ["SIZES", "class_names", "configuration", "draw", "machine", "store_clip", "take_sizes"]
 
 # Of a CLIP: text width, visual width, joint width, blocks a tower, side of an image, side of a patch.
 SIZES = {"tiny": (64, 128, 64, 3, 32, 16), "vit_b16": (512, 768, 512, 12, 224, 16)}
@@ -71,3 +72,14 @@ def configuration(folder: Path, clip: Path, device: str, options: dict[str, Any]
     own |= {"OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0, **options}
     cfg.merge_from_list([word for pair in own.items() for word in pair])
     return cfg
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    about = {"cpu": model, "cores": os.cpu_count(), "torch": torch.__version__, "device": device}
+    return about if device == "cpu" else {**about, "gpu": torch.cuda.get_device_name()}

@@ -175,15 +175,14 @@ def main(argv: list[str]) -> int:
     answer({"rate": matmul_rate(device), "start_mb": meter.start})
     for line in sys.stdin:
         asked = json.loads(line)
-        call = partial(step, asked.get("of", asked["way"]), asked["batch"])
         if asked["way"] == "compare":
             np.savez(asked["path"], **first_step(trainer, asked["batch"], about["classes"], device))
             answer({})
-        elif asked["way"] == "count":
-            answer({"flops": counted(call)})
-        else:
-            trainer.set_model_mode("train" if "step" in asked["way"] else "eval")
-            answer(meter.measure(call))
+            continue
+        way = asked.get("of", asked["way"])
+        trainer.set_model_mode("train" if "step" in way else "eval")
+        call = partial(step, way, asked["batch"])
+        answer({"flops": counted(call)} if asked["way"] == "count" else meter.measure(call))
     return 0
 
 

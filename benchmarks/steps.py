@@ -26,7 +26,6 @@ from typing import Any
 
 import drawn
 import numpy as np
-import torch
 from tabulate import tabulate
 
 from trainers.capt.run.files import write_json
@@ -69,7 +68,11 @@ class Worker:
         environ = {**os.environ, "OMP_NUM_THREADS": str(about["threads"])}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
         self._process = subprocess.Popen(command, text=True, env=environ, **pipes)
-        self.about = {**about, **self._answer()}
+        self.about = about
+
+    def wait(self) -> None:
+        """Until it is built; what it then says is added to ``about``."""
+        self.about = {**self.about, **self._answer()}
 
     def ask(self, **asked: object) -> Figures:
         """Its answer to a request."""
@@ -108,14 +111,14 @@ def differences(ours: Path, theirs: Path) -> Figures:
 
 
 def in_turns(asked: list[tuple[Worker, str]], size: int, turns: int) -> list[Figures]:
-    """Medians of each worker's way, behind one call that is not counted; figures of all turns beside them."""
+    """Medians of each worker's way, and the figures of all turns; the first call counts operations instead of time."""
     found: list[list[Figures]] = [[] for _ in asked]
-    for turn in range(turns + 1):
+    counts = [worker.ask(way="count", of=way, batch=size) for worker, way in asked]
+    for _ in range(turns):
         for (worker, way), own in zip(asked, found, strict=True):
-            figures = worker.ask(way=way, batch=size)
-            if turn:
-                own.append(figures)
-    return [{key: statistics.median(one[key] for one in own) for key in own[0]} | {"all": own} for own in found]
+            own.append(worker.ask(way=way, batch=size))
+    medians = [{key: statistics.median(one[key] for one in own) for key in own[0]} for own in found]
+    return [middle | count | {"all": own} for middle, count, own in zip(medians, counts, found, strict=True)]
 
 
 def measured(args: argparse.Namespace, method: str, clip: Path) -> list[Figures]:
@@ -127,6 +130,8 @@ def measured(args: argparse.Namespace, method: str, clip: Path) -> list[Figures]
     rows = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         workers = {side: stack.enter_context(Worker({**common, "side": side})) for side in sides}
+        for worker in workers.values():
+            worker.wait()
         equal = None
         if args.peers:
             paths = {side: Path(folder) / f"{side}.npz" for side in ("ours", "original")}
@@ -139,11 +144,10 @@ def measured(args: argparse.Namespace, method: str, clip: Path) -> list[Figures]
             asked = [(side, way) for side in sides for way in (CAPT_WAYS if side == "capt" else ("step",))]
             found = in_turns([(workers[side], way) for side, way in asked], size, args.turns)
             for (side, way), figures in zip(asked, found, strict=True):
-                flops = workers[side].ask(way="count", of=way, batch=size)["flops"]
                 about = {"method": "CAPT" if side == "capt" else method, "side": side, "way": way, "batch": size}
                 rate = workers[side].about["rate"]
                 seconds = figures["cpu_s" if args.device == "cpu" else "wall_s"]
-                rows.append({**about, **figures, "flops": flops, "rate": rate, "share": flops / seconds / rate})
+                rows.append({**about, **figures, "rate": rate, "share": figures["flops"] / seconds / rate})
                 rows[-1]["equal"] = equal if side == "ours" else None
     return rows
 
@@ -181,15 +185,6 @@ def tables(rows: list[Figures], key: str) -> str:
     return "\n\n".join(parts)
 
 
-def cpu_model() -> str:
-    """Name of the CPU, where the system says it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,9 +209,7 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments(argv)
     drawn.take_sizes(args.sizes)
     rows: list[Figures] = []
-    machine = {"cpu": cpu_model(), "cores": os.cpu_count(), "torch": torch.__version__, "device": args.device}
-    if args.device != "cpu":
-        machine["gpu"] = torch.cuda.get_device_name()
+    machine = drawn.machine(args.device)
     with tempfile.TemporaryDirectory() as folder:
         clip = drawn.store_clip(Path(folder) / "clip.pt")
         for method in args.methods:

@@ -36,21 +36,21 @@ def test_other_trained_parameters_are_refused(tmp_path):
 
 
 class Counting:
-    """A worker whose turns take 3, 1, 2, ... seconds."""
+    """A worker whose turns take 3, 1 and 2 seconds."""
 
     def __init__(self, calls, name):
-        self.calls, self.name, self.seconds = calls, name, iter([9.0, 3.0, 1.0, 2.0])
+        self.calls, self.name, self.seconds = calls, name, iter([3.0, 1.0, 2.0])
 
-    def ask(self, way, batch):
-        self.calls.append((self.name, way, batch))
-        return {"cpu_s": next(self.seconds)}
+    def ask(self, way, batch, of=None):
+        self.calls.append((self.name, of or way, batch))
+        return {"flops": 7} if way == "count" else {"cpu_s": next(self.seconds)}
 
 
-def test_processes_take_turns_and_the_first_is_not_counted():
+def test_processes_take_turns_and_the_first_is_not_timed():
     calls = []
     found = steps.in_turns([(Counting(calls, "a"), "step"), (Counting(calls, "b"), "test")], 4, turns=3)
     assert calls == [("a", "step", 4), ("b", "test", 4)] * 4
-    assert [one["cpu_s"] for one in found] == [2.0, 2.0]
+    assert [(one["cpu_s"], one["flops"]) for one in found] == [(2.0, 7), (2.0, 7)]
     assert [turn["cpu_s"] for turn in found[0]["all"]] == [3.0, 1.0, 2.0]
 
 
@@ -88,7 +88,7 @@ def test_names_differ():
 def test_a_worker_that_ends_says_why():
     about = {"side": "ours", "name": "NoSuch", "keys": {}, "clip": "no.pt", "classes": 2, "device": "cpu"}
     with pytest.raises(RuntimeError, match="KeyError: 'huge'"):
-        steps.Worker({**about, "sizes": "huge", "threads": 1, "peers": ""})
+        steps.Worker({**about, "sizes": "huge", "threads": 1, "peers": ""}).wait()
 
 
 @pytest.mark.slow
