@@ -20,6 +20,7 @@ LITERAL = {
     "BANK.NEAR_MISSES": "2.0",
     "SYS.ON": "False",
     "SAM.BY_LABEL": "False",
+    "SAM.LAYOUT": "False",
     "SAM.SHRINKAGE": "1.0",
     "MGDE.CORRECTIONS": "False",
     "MGDE.EVIDENCE_GATE": "False",

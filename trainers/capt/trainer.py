@@ -47,7 +47,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
     """Confusion-Aware Prompt Tuning on a frozen base learner."""
 
     model: CAPTModel
-    optim: torch.optim.Optimizer
+    optim: torch.optim.Optimizer | None
     choices: dict[str, Any]
     _lacks_weights = False  # load_model was called without a folder
     backbones = "any CLIP or SigLIP; on a ResNet without the Diff-Manner Adapter, which adapts patch tokens"
@@ -76,7 +76,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
-        if self.model.sample_miner is not None and self.model.refiner.adapter is None:
+        if self.model.is_learned and self.model.sample_miner is not None and self.model.refiner.adapter is None:
             print("No Diff-Manner Adapter: the bank's images are compared and read by their features as they are")
         self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
         for path in self.prompt_library.files:
@@ -89,8 +89,10 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         total = trained + sum(p.numel() for p in base.parameters())
         print(f"# trained params: {trained:,} of {total:,} ({100 * trained / total:.2f}%)")
 
-        self.optim = build_optimizer(self.model.refiner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.optim = self.sched = None
+        if self.model.is_learned:
+            self.optim = build_optimizer(self.model.refiner, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(MODEL_NAME, self.model.refiner, self.optim, self.sched)
 
     def _check_selection(self) -> None:
@@ -111,9 +113,14 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         super().before_train()
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
         self.prepare()
+        if not self.model.is_learned:
+            print("Nothing is trained by gradients (TRAINER.CAPT.MGDE.BETA 0); all there is has been chosen")
+            self.start_epoch = self.max_epoch
 
     def after_train(self) -> None:
         """Dassl's test of the final model; the pairs that it met as well are kept for those who serve the run."""
+        if not self.model.is_learned:
+            self._save_what_was_chosen()
         super().after_train()
         self._keep_pairs()
 
@@ -139,6 +146,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         query_index = self.query_index[views.index]
         output = self._forward(batch, views, query_index)
         assert output.losses is not None, "labels were given"
+        assert self.optim is not None, "there is nothing to train"
         self.optim.zero_grad()
         output.losses["loss"].backward()
         self.optim.step()
@@ -157,6 +165,12 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         if mined is None:
             self.mined.keep(rows, output.pairs)
         return output
+
+    def _save_what_was_chosen(self) -> None:
+        """The checkpoint that a run without epochs leaves: that of its last one, and of its best."""
+        names = ["", "model-best.pth.tar"] if self.cfg.TEST.FINAL_MODEL == "best_val" else [""]
+        for name in names:
+            self.save_model(self.max_epoch - 1, self.output_dir, model_name=name)
 
     def _views(self, batch: dict[str, Any]) -> ViewBatch:
         device = torch.device(self.device)

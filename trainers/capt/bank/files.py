@@ -17,8 +17,8 @@ from ..run.files import write_atomically, write_json
 
 __all__ = ["FILE", "BankMismatchError", "StoredBank"]
 
-FORMAT = 3  # 2 keeps the class tokens, 3 the shrinkage
-READABLE = (2, 3)
+FORMAT = 4  # 2 keeps the class tokens, 3 the shrinkage, 4 the layout of the patch tokens
+READABLE = (2, 3, 4)
 FILE = "confusion_bank.safetensors"
 FEATURES_SUFFIX = ".bank.safetensors"
 
