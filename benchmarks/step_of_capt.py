@@ -11,6 +11,7 @@ import tiny
 import torch
 
 SHOTS = 2  # a class; in one view each
+BETA = 0.1  # with experts; without them, the default, nothing is trained and there is no step
 
 
 def capt(about: dict[str, Any], device: str) -> tuple[Any, Any]:
@@ -27,6 +28,7 @@ def capt(about: dict[str, Any], device: str) -> tuple[Any, Any]:
     folder = Path(tempfile.mkdtemp(prefix="capt_steps_"))
     drawn.draw(folder / "images", drawn.class_names(about["classes"]), SHOTS)
     options = {"DATASET.NUM_SHOTS": SHOTS, "TRAINER.CAPT.CACHE.VIEWS": 1, "TRAINER.CAPT.BANK.VIEWS": 1}
+    options["TRAINER.CAPT.MGDE.BETA"] = BETA
     cfg = drawn.configuration(folder, Path(about["clip"]), device, options)
     set_random_seed(cfg.SEED)
     trainer = TRAINER_REGISTRY.get("CAPT")(cfg)

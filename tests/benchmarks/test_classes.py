@@ -30,7 +30,7 @@ def test_a_small_run(capsys, tmp_path):
     out = capsys.readouterr().out
     assert "4 classes until the first step" in out
     assert path.is_file()
-    for phase in ("imports", "model", "cache", "shift", "bank", "pairs", "gain", "first step"):
+    for phase in ("imports", "model", "cache", "shift", "bank", "pairs", "gain", "test"):
         assert f"\n| {phase} " in out
 
 
