@@ -1,4 +1,4 @@
-"""Whether a bank finds the same neighbours by keys in half precision: real class tokens, those of a run's own bank.
+"""Whether a bank finds the same neighbours by keys in half precision: real tokens, those of a run's own bank.
 
 Every entry asks for its neighbours among the other entries of its label and of the five classes nearest to it, with
 keys in fp32, and with keys that were rounded and read back, as a table in half the memory would give them.
@@ -26,12 +26,13 @@ NUM_PARTNERS, NUM_REPRESENTATIVES = 5, 8
 
 
 def queries(bank: ConfusionBank) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Class tokens ``(M, Dv)``, label ``(M,)``, partners ``(M, 5)`` and own image ``(M,)`` of every entry."""
-    cls, label, index = (getattr(bank.entries, name)[:-1] for name in ("cls", "label", "index"))
-    keys = bank.likeness.keys(cls)
+    """Look ``(M, L)``, label ``(M,)``, partners ``(M, 5)`` and own image ``(M,)`` of every entry."""
+    cls, layout, label, index = (getattr(bank.entries, name)[:-1] for name in ("cls", "layout", "label", "index"))
+    look = torch.cat([cls.float(), layout], dim=1)  # ConfusionBank.look of the entries themselves
+    keys = bank.likeness.keys(look)
     mean = keys.new_zeros(bank.num_classes, keys.shape[1]).index_add_(0, label, keys)
     near = (keys @ torch.nn.functional.normalize(mean, dim=1).t()).scatter(1, label.unsqueeze(1), -torch.inf)
-    return cls, label, near.topk(min(NUM_PARTNERS, bank.num_classes - 1), dim=1).indices, index
+    return look, label, near.topk(min(NUM_PARTNERS, bank.num_classes - 1), dim=1).indices, index
 
 
 def compare(bank: ConfusionBank, dtype: torch.dtype) -> tuple[float, float, float]:

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -20,6 +21,7 @@ from trainers.capt.backbone.towers import BlockSizes, Transformer, causal_mask  
 from trainers.capt.bases.context import class_tokens, place_context, shared_length  # noqa: E402
 from trainers.capt.bases.prompted import CoCoOp, meta_net  # noqa: E402
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "trainers"
 CLASSES = tiny_capt.NEW_CLASSES
 NUM_CONTEXT = 4
 
@@ -113,21 +115,18 @@ def test_groups_share_within_themselves(clip, always, runs):
         torch.testing.assert_close(own, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ["CoOp_end", "CoOp_middle_csc", "CoCoOp", "MaPLe_deep", "MaPLe_depth2", "IVLP"])
-def test_trainers_make_the_same_steps(case, make_trainer, always, runs):
-    name, keys = tiny.CASES[case]
-    found = []
-    for is_shared in (True, False):
-        trainer = make_trainer(name, keys)
-        if not is_shared:
-            trainer.model.prompt_learner.shared = 0
-        found.append(tiny.record_steps(trainer, trainer.model))
-        assert bool(runs) == is_shared
-        runs.clear()
-    for key, value in found[0].items():
-        if value.dtype.kind == "f":
-            most = max(1.0, float(abs(found[1][key]).max()))
-            assert abs(value - found[1][key]).max() < 1e-5 * most, key
+SHARING = [case for case, (name, _) in tiny.CASES.items() if name not in ("VPT", "PromptKD")]
+
+
+@pytest.mark.parametrize("case", SHARING)
+def test_trainers_make_the_originals_steps(case, make_trainer, always, runs):
+    """Against numbers of the original repositories, as in test_golden.py, where the classes are too few to share."""
+    trainer = make_trainer(*tiny.CASES[case])
+    found = tiny.record_steps(trainer, trainer.model)
+    assert runs
+    with np.load(GOLDEN / f"{case}.npz") as stored:
+        for key in sorted(set(found) - {"prompts", "images"}):
+            np.testing.assert_allclose(found[key], stored[key], rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 def test_few_texts_are_encoded_whole(clip, runs):
