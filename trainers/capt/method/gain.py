@@ -4,8 +4,8 @@ Cross-entropy at CLIP's own temperature is no judge of it. CLIP is too sure of i
 a correction which repairs more answers than it breaks still raises the loss, and far too unsure on images like its own.
 So the temperature is fitted beside the gain, and thrown away.
 
-The shots are also what the bank compares images by, so they flatter large gains, the more the fewer they are. Of all
-gains that are as good as the best but for one standard error the smallest is taken, as for the shift.
+The shots are also what images are compared by, which flatters large gains, the more the fewer shots there are. So the
+smallest gain is taken that is as good as the best but for two standard errors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .model import CAPTModel
 
 __all__ = ["SHARES", "fit_gain", "set_gain", "smallest_as_good"]
 
+ERRORS = 2.0  # standard errors that a smaller gain may be worse by
 SHARES = (0.0, 1 / 24, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 5 / 12, 1 / 2, 2 / 3, 5 / 6, 1.0)  # of the largest gain
 TEMPERATURES = tuple(2 ** (step / 4) for step in range(-8, 11))  # 0.25 to 5.7
 
@@ -58,13 +59,13 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
 
 
 def smallest_as_good(loss: Tensor) -> int:
-    """The first row of losses ``(gains, images)`` that is worse than the best by one standard error at most.
+    """The first row of losses ``(gains, images)`` that is worse than the best by two standard errors at most.
 
-    The error is that of the paired difference over images.
+    The errors are those of the paired difference over images.
     """
     beyond = loss - loss[loss.mean(dim=1).argmin()]
     error = beyond.std(dim=1, correction=0) / loss.shape[1] ** 0.5
-    return int((beyond.mean(dim=1) <= error).nonzero()[0])
+    return int((beyond.mean(dim=1) <= ERRORS * error).nonzero()[0])
 
 
 @torch.no_grad()
