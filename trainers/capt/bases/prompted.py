@@ -105,6 +105,7 @@ class CoCoOp(BaseModel):
 
     context: Tensor  # (n, Dt)
     tokens: ClassTokens  # of the classes in use
+    shared: int  # so many of them are the same for all classes
 
     def __init__(self, prompted: PromptedCLIP, context: Tensor, meta: nn.Module):
         super().__init__(prompted)
@@ -115,27 +116,28 @@ class CoCoOp(BaseModel):
         num_context = len(self.context)
         return class_tokens(self.prompted, classnames, self.prompted.tokenizer.placeholder(num_context), num_context)
 
-    def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
+    def _encode(self, z: Tensor, tokens: ClassTokens, shared: int) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
-        shared = shared_length(tokens, len(self.context))
         parts = (self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot)
         encoded = encode_texts_per_image(*parts, length=tokens.length, shared=shared)  # (B, C, D)
         return normalize(encoded.float(), dim=-1)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         nothing = torch.zeros(1, self.embed_dim, device=self.context.device)
-        return self._encode(nothing, self._class_tokens(classnames))[0]
+        tokens = self._class_tokens(classnames)
+        return self._encode(nothing, tokens, shared_length(tokens, len(self.context)))[0]
 
     @torch.no_grad()
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Compute T for these classes, and keep their tokens for the texts of each image."""
         super().set_classes(classnames)
         self.tokens = self._class_tokens(classnames)
+        self.shared = shared_length(self.tokens, len(self.context))
 
     @torch.no_grad()
     def text_features_for(self, z: Tensor) -> Tensor:
         """T ``(B, C, D)`` for normalised image features ``(B, D)``."""
-        return self._encode(z, self.tokens)
+        return self._encode(z, self.tokens, self.shared)
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"context": self.context}

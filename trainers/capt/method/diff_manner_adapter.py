@@ -83,7 +83,7 @@ class DiffMannerAdapter(nn.Module):
 
 
 def attend_once(attention: nn.MultiheadAttention, query: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """Multi-head attention ``(B, Dv)`` of one query ``(B, Dv)`` a sample over LN of ``(B, N, Dv)``, keys and values alike.
+    """Attention ``(B, Dv)`` of one query ``(B, Dv)`` a sample over the norm of ``(B, N, Dv)``, keys and values alike.
 
     The score of a token x is q (W_k x + b_k) = (W_k^T q) x + const, and sum a (W_v x + b_v) = W_v (sum a x) + b_v. Of
     x = g n + c, with n of mean 0 and variance 1, the score is (g W_k^T q) n + const, and sum a x = g sum a n + c.
