@@ -136,8 +136,8 @@ def encode_text_with(
     prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
     first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
-    is_worth_it = (len(x) - groups) * shared >= LEAST_SAVED
-    if is_worth_it and branch is None and can_share(transformer, prompts, shared, first):
+    can = shared > 0 and branch is None and can_share(transformer, prompts, shared, first)
+    if can and (len(x) - groups) * shared >= LEAST_SAVED:
         parts = x.unflatten(0, (groups, -1))
         rest = run_sharing(transformer, parts[:, 0, :shared], parts[:, :, shared:], prompts, first)
         read = rest.flatten(0, 1)[torch.arange(len(x), device=x.device), eot - shared]
