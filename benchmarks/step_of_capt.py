@@ -17,8 +17,8 @@ BETA = 0.1  # with experts; without them, the default, nothing is trained and th
 def capt(about: dict[str, Any], device: str) -> tuple[Any, Any]:
     """A trainer of CAPT that is about to make its first step, and what makes one.
 
-    Ways: ``cached step`` on features that are kept, ``step`` with the image tower, ``test`` of images, and ``base
-    test``, the base model's answer to them.
+    Ways: ``cached step`` on features that are kept, ``step`` with the image tower, ``test`` of images with the bank's
+    finished features, as :meth:`CAPT.test` does it, and ``base test``, the base model's answer to them.
     """
     import compat  # noqa: F401
 
@@ -35,8 +35,12 @@ def capt(about: dict[str, Any], device: str) -> tuple[Any, Any]:
     trainer.before_train()
     trainer.batch_idx, trainer.num_batches, trainer.epoch = 0, 10**6, 0
     trainer.before_epoch()
+    miner, bank = trainer.model.sample_miner, trainer.model.bank
+    miner.settle(bank, trainer.model.base.project)
+    settled = bank.confusion_features
 
     def step(way: str, size: int) -> object:
+        bank.confusion_features = settled if way == "test" else None
         index = torch.arange(size) % len(trainer.cache)
         if way == "cached step":
             return trainer.forward_backward({"features": trainer.cache.take(index, torch.zeros_like(index))})
