@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_text_with
+from .capt.backbone.shared_prefix import is_plain
 from .capt.bases.context import ClassTokens, place_context, shared_length
 from .capt.bases.learners import class_logits
 
@@ -39,6 +40,7 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip.clip.positional_embedding
         self.ln_final = clip.clip.ln_final
         self.text_projection = clip.clip.text_projection
+        is_plain(self.transformer)  # found out here, where nothing is on a device yet
 
     def forward(
         self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None, shared: int = 0, groups: int = 1

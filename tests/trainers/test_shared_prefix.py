@@ -1,5 +1,6 @@
 """What all prompts begin with is encoded once: same features, losses and gradients, and only where that is exact."""
 
+import copy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,11 +195,12 @@ def test_prompts_must_lie_in_the_shared_part():
 
 def test_a_tower_is_tried_once_and_draws_no_random_number(monkeypatch):
     tower, tried = _tower(), []
-    own = shared_prefix._is_plain
-    monkeypatch.setattr(shared_prefix, "_is_plain", lambda block: tried.append(block) or own(block))
+    own = shared_prefix._is_plain_block
+    monkeypatch.setattr(shared_prefix, "_is_plain_block", lambda block: tried.append(block) or own(block))
     before = torch.get_rng_state()
     assert _can(tower)
     assert _can(tower)
+    assert _can(copy.deepcopy(tower))
     assert len(tried) == 2
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -9,7 +9,6 @@ Shapes: G groups that share a beginning, C texts a group, p shared tokens, r oth
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +19,10 @@ from .blocks import BlockPrompts, masks_for
 if TYPE_CHECKING:
     from clip.model import ResidualAttentionBlock, Transformer
 
-__all__ = ["LEAST_SAVED", "can_share", "run_sharing"]
+__all__ = ["LEAST_SAVED", "can_share", "is_plain", "run_sharing"]
 
 
 LEAST_SAVED = 40  # tokens; below, the further products cost more than they spare (benchmarks/steps.py)
-_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()  # towers that were asked before
 
 
 def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, first: int) -> bool:
@@ -40,9 +38,19 @@ def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, firs
     is_inside = all(prompt.dim() == 2 and behind + len(prompt) <= shared for prompt in prompts.at.values())
     if shared < 1 or prompts.inserted or not is_inside or _is_watched(transformer):
         return False
-    if transformer not in _plain:
-        _plain[transformer] = all(_is_plain(block) for block in transformer.resblocks)
-    return _plain[transformer]
+    return is_plain(transformer)
+
+
+def is_plain(transformer: Transformer) -> bool:
+    """Whether all blocks compute what OpenAI's do; what was found stays with the tower, and with copies of it.
+
+    To find it the host waits for the device, so whoever is about to share asks before the tower is on one.
+    """
+    found = vars(transformer).get("is_plain")
+    if found is None:
+        found = all(_is_plain_block(block) for block in transformer.resblocks)
+        vars(transformer)["is_plain"] = found
+    return bool(found)
 
 
 def _is_watched(transformer: Transformer) -> bool:
@@ -52,7 +60,7 @@ def _is_watched(transformer: Transformer) -> bool:
 
 
 @torch.no_grad()
-def _is_plain(block: nn.Module) -> bool:
+def _is_plain_block(block: nn.Module) -> bool:
     """Whether a block is causal and computes what :func:`_sharing_block` does, tried on random numbers."""
     attn = getattr(block, "attn", None)
     if getattr(block, "attn_mask", None) is None or not isinstance(attn, nn.MultiheadAttention):
