@@ -72,7 +72,7 @@ def options(files, out, *more):
         *("INPUT.SIZE", (32, 32), "INPUT.TRANSFORMS", ("random_flip", "normalize"), "DATALOADER.NUM_WORKERS", 0),
         *("DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 50, "OPTIM.MAX_EPOCH", 2),
         *("OPTIM.NAME", "sgd", "OPTIM.LR", 0.01, "TRAIN.PRINT_FREQ", 2, "TRAINER.CAPT.PREC", "fp32"),
-        *("TRAINER.CAPT.CACHE.VIEWS", 2, "TRAIN.CHECKPOINT_FREQ", 1, *more),
+        *("TRAINER.CAPT.CACHE.VIEWS", 2, "TRAINER.CAPT.MGDE.BETA", 0.1, "TRAIN.CHECKPOINT_FREQ", 1, *more),
     ]
 
 
@@ -472,7 +472,6 @@ CASES = {
         "TRAINER.CAPT.PREC must be one of .*got 'fp8'; TRAINER.CAPT.BANK.SOURCE must be one of .*'llm'; "
         "TRAINER.CAPT.SEM.NUM_PAIRS must be at least 1, got 0",
     ),
-    "nothing": (("TRAINER.CAPT.SAM.ON", False, "TRAINER.CAPT.MGDE.ON", False), "nothing is trained"),
     "crossfit": (
         ("TRAINER.CAPT.BASE.NAME", "CoOp", "TRAINER.CAPT.BANK.SOURCE", "crossfit"),
         "BANK.FOLD_CONFIG must be a yaml for crossfit",

@@ -15,7 +15,7 @@ def tokens_of(num, side, width, seed=0):
 
 
 def test_by_hand():
-    """Two channels leave one axis, (cos 45, cos 135) scaled to length 1: half the difference of the channels, root 2."""
+    """Two channels leave one axis, (cos 45, cos 135): the difference of the channels over the root of 2."""
     tokens = torch.tensor([[[3.0, 1.0], [0.0, 0.0], [1.0, 1.0], [0.0, 5.0]]])  # a grid of 2 x 2
     expected = torch.tensor([[2.0, 0.0, 0.0, -5.0]]) / 2**0.5
     torch.testing.assert_close(patch_layout(tokens), expected)

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
 import tiny  # noqa: E402
 
-from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
 from trainers.capt.backbone.layout import patch_layout  # noqa: E402
+from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
 from trainers.capt.bank.pair_features import PairFeatures  # noqa: E402
 from trainers.capt.bank.prompt_library import PairEncoder, PromptLibrary  # noqa: E402

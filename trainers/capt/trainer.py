@@ -168,6 +168,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
 
     def _save_what_was_chosen(self) -> None:
         """The checkpoint that a run without epochs leaves: that of its last one, and of its best."""
+        torch.manual_seed(hash_seed(self.run_seed, 2, self.max_epoch))  # a checkpoint holds torch's state
         names = ["", "model-best.pth.tar"] if self.cfg.TEST.FINAL_MODEL == "best_val" else [""]
         for name in names:
             self.save_model(self.max_epoch - 1, self.output_dir, model_name=name)
