@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_SAVED", "can_share", "is_plain", "run_sharing"]
 
 
-LEAST_SAVED = 40  # tokens; below, the further products cost more than they spare (benchmarks/steps.py)
+LEAST_SAVED = 40  # tokens; below, the further products cost more than they spare (benchmarks/shared_beginnings.py)
 
 
 def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, first: int) -> bool:
