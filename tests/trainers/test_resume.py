@@ -8,6 +8,7 @@ import time
 import pytest
 from stopping import METHODS, same_files, stop_behind, stop_in, stopped
 
+from trainers.capt.run.shares import end_workers
 from trainers.capt.run.signals import SIGNALS
 from trainers.coop import CoOp
 
@@ -56,7 +57,8 @@ def test_no_worker_outlives_a_run(is_stopped, build):
         trainer.train()
     assert set(multiprocessing.active_children()) == before
     trainer.test()  # workers are started anew where they are needed
-    trainer._end_workers()
+    for loader in trainer._loaders():
+        end_workers(loader)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -24,6 +24,7 @@ __all__ = [
     "name_order",
     "place_context",
     "plain_name",
+    "shared_length",
     "text_tokens",
 ]
 
@@ -197,6 +198,30 @@ def left_over(prompted: PromptedCLIP, suffix: Tensor | None, words: Sequence[str
     return suffix[0, :num]
 
 
+@torch.no_grad()
+def shared_length(tokens: ClassTokens, num_context: int, per_class: bool = False) -> int:
+    """How many tokens all prompts have in common at their beginning, none of them read; 0 for a single class.
+
+    Args:
+        tokens: what stands around the context.
+        num_context: n.
+        per_class: whether every class has a context of its own.
+    """
+    num_classes, num_start = tokens.prefix.shape[:2]
+    if num_classes < 2:
+        return 0
+    is_same = torch.cat(
+        [
+            (tokens.prefix == tokens.prefix[:1]).all(dim=-1).all(dim=0),
+            torch.full((num_context,), not per_class, device=tokens.prefix.device),
+            (tokens.suffix == tokens.suffix[:1]).all(dim=-1).all(dim=0),
+        ]
+    )  # (L,) by the place in [start, context, suffix]
+    if tokens.order is not None:
+        is_same = (tokens.order == tokens.order[:1]).all(dim=0) & is_same[tokens.order[0]]
+    return min(int(is_same.long().cumprod(dim=0).sum()), int(tokens.eot.min()))
+
+
 def meta_net(embed_dim: int, text_width: int) -> nn.Sequential:
     """CoCoOp's meta-net: image feature ``(B, D)`` to a shift ``(B, Dt)`` of every context token."""
     hidden = embed_dim // 16
@@ -205,29 +230,33 @@ def meta_net(embed_dim: int, text_width: int) -> nn.Sequential:
 
 
 def encode_texts_per_image(
-    encode_text: Callable[[Tensor, Tensor], Tensor],
+    encode_text: Callable[..., Tensor],
     contexts: Tensor,
     prefix: Tensor,
     suffix: Tensor,
     eot: Tensor,
     max_texts: int = 1024,
     length: int | None = None,
+    shared: int = 0,
 ) -> Tensor:
     """Text features for prompts that differ from image to image, ``(B, C, D)``, not normalised.
 
     Args:
-        encode_text: maps embeddings ``(M, L, Dt)`` and end positions ``(M,)`` to features ``(M, D)``.
+        encode_text: maps embeddings ``(M, L, Dt)`` and end positions ``(M,)`` to features ``(M, D)``; where
+            the texts of an image share something it is told, see :func:`.prompted_clip.encode_text_with`.
         contexts: ``(B, n, Dt)``.
         prefix: ``(C, 1, Dt)``.
         suffix: ``(C, L-1-n, Dt)``.
         eot: ``(C,)``.
         max_texts: texts in one call of the text tower; bounds the memory.
         length: see :func:`place_context`.
+        shared: see :func:`shared_length`.
     """
     images_a_call = max(1, max_texts // len(prefix))
     features = []
     for part in contexts.split(images_a_call):
         prompts = place_context(part.unsqueeze(1), prefix, suffix, length=length)  # (b, C, L, Dt)
-        encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)))
+        said = {"shared": shared, "groups": len(part)} if shared else {}
+        encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)), **said)
         features.append(encoded.unflatten(0, (len(part), -1)))
     return torch.cat(features)

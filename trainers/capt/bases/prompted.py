@@ -17,7 +17,16 @@ from torch.nn.functional import cosine_similarity, linear, normalize
 from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .context import ClassTokens, class_tokens, encode_texts_per_image, left_over, meta_net, place_context, plain_name
+from .context import (
+    ClassTokens,
+    class_tokens,
+    encode_texts_per_image,
+    left_over,
+    meta_net,
+    place_context,
+    plain_name,
+    shared_length,
+)
 from .keys import CLIP, PROMPTS, VISUAL, WORDS, check_keys, looks_like
 
 __all__ = [
@@ -97,6 +106,7 @@ class CoCoOp(BaseModel):
 
     context: Tensor  # (n, Dt)
     tokens: ClassTokens  # of the classes in use
+    shared: int  # so many of them are the same for all classes
 
     def __init__(self, prompted: PromptedCLIP, context: Tensor, meta: nn.Module):
         super().__init__(prompted)
@@ -107,27 +117,28 @@ class CoCoOp(BaseModel):
         num_context = len(self.context)
         return class_tokens(self.prompted, classnames, self.prompted.tokenizer.placeholder(num_context), num_context)
 
-    def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
+    def _encode(self, z: Tensor, tokens: ClassTokens, shared: int) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
-        encoded = encode_texts_per_image(
-            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot, length=tokens.length
-        )  # (B, C, D)
+        parts = (self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot)
+        encoded = encode_texts_per_image(*parts, length=tokens.length, shared=shared)  # (B, C, D)
         return normalize(encoded.float(), dim=-1)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         nothing = torch.zeros(1, self.embed_dim, device=self.context.device)
-        return self._encode(nothing, self._class_tokens(classnames))[0]
+        tokens = self._class_tokens(classnames)
+        return self._encode(nothing, tokens, shared_length(tokens, len(self.context)))[0]
 
     @torch.no_grad()
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Compute T for these classes, and keep their tokens for the texts of each image."""
         super().set_classes(classnames)
         self.tokens = self._class_tokens(classnames)
+        self.shared = shared_length(self.tokens, len(self.context))
 
     @torch.no_grad()
     def text_features_for(self, z: Tensor) -> Tensor:
         """T ``(B, C, D)`` for normalised image features ``(B, D)``."""
-        return self._encode(z, self.tokens)
+        return self._encode(z, self.tokens, self.shared)
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"context": self.context}
