@@ -1,7 +1,7 @@
 """Start train.py in several processes that do one run together: what ``torchrun --nproc_per_node N`` does.
 
 torchrun itself ends with a table on stderr and exit code 1, whatever ended a run. Here the run's own line is all that
-is printed, and the exit code is that of the process that went first, or 128 + the signal.
+is printed, or which process was killed, and the exit code is that of the process that went first, or 128 + the signal.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -41,8 +42,15 @@ def launch(number: int, command: Sequence[str]) -> int:
         try:
             run(args)
         except ChildFailedError as error:
-            _, first = error.get_first_failure()
-            return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+            number, first = error.get_first_failure()
+            if first.exitcode >= 0:
+                return first.exitcode
+            name = signal.Signals(-first.exitcode).name
+            print(
+                f"error: process {number} was ended by {name}; the same command goes on from what was saved",
+                file=sys.stderr,
+            )
+            return 128 - first.exitcode
         except SignalException as stop:
             return 128 + int(stop.sigval)
     return 0
