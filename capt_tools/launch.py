@@ -36,7 +36,7 @@ def launch(number: int, command: Sequence[str]) -> int:
 
     args = get_args_parser().parse_args(["--standalone", f"--nproc-per-node={number}", command[0]])
     args.training_script_args = list(command[1:])  # among which are words that its parser would take for its own
-    args.signals_to_handle = ",".join(SIGNALS)  # read by torch since 2.9; older ones learn of them below
+    args.signals_to_handle = ",".join(SIGNALS)  # newer torch reads it; for older ones there is _signals
     threads = max(1, (os.cpu_count() or 1) // number)
     with _own_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(threads))), _signals():
         try:
