@@ -312,9 +312,12 @@ class ResumableMixin(SharedRunMixin):
         print(f'Resuming behind {stored.position} from "{stored.path}"')
 
     def _run_state_to_save(self) -> dict[str, Any]:
-        """The bundled Dassl's checkpoints hold :meth:`run_state` too: one may be further than the latest state."""
+        """The bundled Dassl's checkpoints hold :meth:`run_state` too: one may be further than the latest state.
+
+        Not where nothing is trained, as before the first epoch.
+        """
         extra: dict[str, Any] = super()._run_state_to_save()  # of the bundled Dassl alone
-        state = self.run_state()
+        state = self.run_state() if self._progress is not None else {}
         return {**extra, "run_state": state} if state else extra
 
     def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
