@@ -6,7 +6,8 @@
         --output-dir output/try DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
 
 Bad input ends with one line on stderr and exit code 2; ``CAPT_DEBUG=1`` shows the traceback as well. A mistake in
-the code itself always shows its traceback and ends with exit code 1.
+the code itself always shows its traceback and ends with exit code 1. ``--nproc 4``, or torchrun, lets four processes
+do one run together (docs/PERFORMANCE.md).
 """
 
 from __future__ import annotations
@@ -33,10 +34,23 @@ from yacs.config import CfgNode
 import datasets  # noqa: F401  registers every data set
 import trainers  # registers every trainer
 from capt_tools.house import find
+from capt_tools.launch import launch
 from capt_tools.many_runs import serve
 from capt_tools.plan.lane import VARIABLE
+from trainers.capt.run.distributed import (
+    PeerLostError,
+    from_first,
+    has_failed,
+    is_first,
+    is_told_elsewhere,
+    joined,
+    quiet_unless_first,
+    take_device,
+    world,
+)
 from trainers.capt.run.lock import hold_folder
 from trainers.capt.run.signals import Interrupted, Interruption
+from trainers.capt.run.states import rng_state, set_rng_state
 from trainers.capt.run.yaml_file import merge_yaml
 
 ROOT = Path(__file__).resolve().parent
@@ -77,6 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-dir", type=str, default="", help="output folder of the run to test")
     parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint to test")
     parser.add_argument("--no-train", action="store_true", help="build everything, train nothing")
+    together = "processes that do the run together, one on each GPU (1)"
+    parser.add_argument("--nproc", type=int, default=argparse.SUPPRESS, help=together)  # not in the banner by itself
     parser.add_argument("opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
     return parser
 
@@ -190,16 +206,19 @@ def run(args: argparse.Namespace) -> None:
         try:
             _run(args, cfg)
         except Interrupted as stop:
-            if not stop.is_told:
+            if not stop.is_told and not has_failed():
                 print(f"{stop.name}: stopped before there was anything to save; give the same command again")
             raise
 
 
 def _run(args: argparse.Namespace, cfg: CfgNode) -> None:
+    take_device(cfg.USE_CUDA)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    setup_logger(cfg.OUTPUT_DIR)
+    elif world() > 1:
+        set_rng_state(from_first(rng_state()))
+    setup_logger(cfg.OUTPUT_DIR if is_first() else None)
 
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
@@ -248,7 +267,7 @@ def _one_line(error: BaseException) -> str:
 
 def _is_bad_input(error: Exception) -> bool:
     """Whether `error` means that the user's files or settings are wrong, rather than that the code is."""
-    if isinstance(error, InputError | OSError | FloatingPointError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, InputError | OSError | FloatingPointError | PeerLostError | torch.cuda.OutOfMemoryError):
         return True
     if isinstance(error, RuntimeError) and str(error).startswith("Error(s) in loading state_dict"):
         return True  # torch's words for a checkpoint of another model
@@ -270,17 +289,27 @@ def _raised_in(error: BaseException) -> Path | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`; return 0, or 2 after bad input."""
-    args = build_parser().parse_args(argv)
-    try:
-        with _console_kept():
-            run(args)
-    except Exception as error:
-        if not _is_bad_input(error):
-            raise
-        if os.environ.get("CAPT_DEBUG", "") not in ("", "0"):
-            traceback.print_exc()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    number = getattr(args, "nproc", 1)
+    if number < 1:
+        parser.error(f"--nproc must be 1 or more, got {number}")
+    if number > 1 and "LOCAL_RANK" not in os.environ:
+        return launch(number, [__file__, *(sys.argv[1:] if argv is None else argv)])
+    with joined():
+        try:
+            with _console_kept(), quiet_unless_first():
+                run(args)
+        except Exception as error:
+            is_bad_input = _is_bad_input(error)
+            if is_told_elsewhere(error):
+                return 2 if is_bad_input else 1
+            if not is_bad_input:
+                raise
+            if os.environ.get("CAPT_DEBUG", "") not in ("", "0"):
+                traceback.print_exc()
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return 2
     return 0
 
 

@@ -21,6 +21,7 @@
 #   OUTPUT    where run folders go                            (output)
 #   OPTS      more KEY VALUE pairs for train.py               (none)
 #   VARIANT   word behind the configuration's folder name, to tell runs with other OPTS apart  (none)
+#   NPROC     processes that do one run together, one on each GPU  (1)
 #   PYTHON    python to use                                   (the active environment's, else .venv's, else python)
 #   DRY_RUN   1: print the commands, run nothing
 

@@ -12,12 +12,6 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-# The installed package, before the folder tests/capt can be taken for one of that name.
-sys.path, _path = [path for path in sys.path if path != str(ROOT / "tests")], sys.path
-import capt  # noqa: E402, F401
-
-sys.path = _path
-
 import compat  # noqa: E402, F401 - makes `import dassl` work
 
 import pytest  # noqa: E402

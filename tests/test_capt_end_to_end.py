@@ -159,7 +159,9 @@ def test_own_image_never_comes_back(finished):
 
 
 def test_before_training_it_is_the_base(files, tmp_path):
-    trainer = build(files, tmp_path)
+    trainer = build(files, tmp_path, "TRAINER.CAPT.BANK.AT_TEST", False)
+    trainer.save_model(0, str(tmp_path / "untrained"))
+    trainer.load_model(str(tmp_path / "untrained"))
     trainer.test()
     _, arrays = read(tmp_path)
     assert np.array_equal(arrays["probs"], arrays["base_probs"])
@@ -502,6 +504,8 @@ def test_checkpoint_of_another_base(files, finished, coop_base, tmp_path):
 
 def test_other_checkpoints_are_refused(files, finished, coop_base, tmp_path):
     trainer = build(files, tmp_path)
+    with pytest.raises(FileNotFoundError, match="without trainer.load_model"):  # PLOT's train.py with --eval-only
+        trainer.test()
     for nothing in ("", None):
         trainer.load_model(nothing)
         with pytest.raises(FileNotFoundError, match="give --model-dir"):

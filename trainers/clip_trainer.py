@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 from .capt.backbone.precision import PRECISIONS, autocast_for, grad_scaler_for, usable_precision
 from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.run.interruption import ResumableMixin
+from .capt.run.shares import backward, begin_batch, mean_figures
 from .checkpoints import checkpoint_path, load_weights, need_directory
 from .deep_prompts import TRANSFORMERS_ONLY
 from .prompted_classifier import PromptedClassifier
@@ -86,14 +87,6 @@ class ClipTrainer(ResumableMixin, TrainerX):
         self.register_model(self.checkpoint_name, part, self.optim, self.sched)
         self.scaler = grad_scaler_for(self.precision)
         self.test_texts: Tensor | None = None
-        self.use_all_gpus()
-
-    def use_all_gpus(self) -> None:
-        """Spread a batch over the GPUs if there are several."""
-        num_gpus = torch.cuda.device_count()
-        if self.device.type == "cuda" and num_gpus > 1:
-            print(f"Multiple GPUs detected (n_gpus={num_gpus}), use all of them!")
-            self.model = nn.DataParallel(self.model)
 
     def _print_trained(self) -> None:
         print("Turning off gradients in both the image and the text encoder")
@@ -106,18 +99,19 @@ class ClipTrainer(ResumableMixin, TrainerX):
         """One optimiser step; the rate changes on an epoch's last batch. Returns the figures to print, scalars."""
         self.test_texts = None
         images, labels = self.parse_batch_train(batch)
+        begin_batch(len(labels))
         with autocast_for(self.precision, self.device):
             loss, also_printed = self.compute_loss(images, labels)
         if self.scaler is None:
             self.model_backward_and_update(loss)
         else:
             self.optim.zero_grad()
-            self.scaler.scale(loss).backward()
+            backward(self.scaler.scale(loss), self.optim)
             self.scaler.step(self.optim)
             self.scaler.update()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": loss.detach(), **also_printed}
+        return mean_figures({"loss": loss.detach(), **also_printed})
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Images ``(B, 3, H, W)`` and labels ``(B,)`` of a training batch, on the device."""

@@ -54,7 +54,7 @@ class CustomCLIP(PromptedClassifier):
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
         learner = self.prompt_learner
-        return self.text_encoder(learner(), learner.eot, shared=learner.shared)
+        return self.text_encoder.of_classes(learner(), learner.eot, shared=learner.shared)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

@@ -28,6 +28,7 @@ from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewD
 from .capt.run.files import read_checkpoint
 from .capt.run.interruption import ResumableMixin
 from .capt.run.record import RunRecordMixin
+from .capt.run.shares import begin_batch, mean_figures
 from .checkpoints import checkpoint_path, need_directory
 from .prompted_classifier import clip_logits
 
@@ -208,12 +209,13 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """One step on the cross-entropy; the rate changes on an epoch's last batch. Returns scalars to print."""
         views = batch["features"].to(self.device)
+        begin_batch(len(views.label))
         logits = self.adapter(views.z)
         loss = F.cross_entropy(logits, views.label)
         self.model_backward_and_update(loss)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": loss.detach(), "acc": compute_accuracy(logits.detach(), views.label)[0]}
+        return mean_figures({"loss": loss.detach(), "acc": compute_accuracy(logits.detach(), views.label)[0]})
 
     def frozen_encoder(self) -> PromptedCLIP:
         """CLIP as it is."""

@@ -90,7 +90,7 @@ class CustomCLIP(BlockPromptedClassifier):
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
         learner, deep_prompts = self.prompt_learner, block_prompts(self.text_encoder.transformer)
-        return self.text_encoder(learner(), learner.eot, deep_prompts, learner.shared)
+        return self.text_encoder.of_classes(learner(), learner.eot, deep_prompts, learner.shared)
 
 
 @TRAINER_REGISTRY.register()

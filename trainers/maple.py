@@ -74,7 +74,7 @@ class CustomCLIP(PromptedClassifier):
         """Features ``(C, D)`` of the classes, not normalised."""
         learner = self.prompt_learner
         embeddings, deep_prompts = learner.language_prompts()
-        return self.text_encoder(embeddings, learner.eot, deep_prompts, learner.shared)
+        return self.text_encoder.of_classes(embeddings, learner.eot, deep_prompts, learner.shared)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

@@ -12,6 +12,8 @@ from .capt.backbone.prompted_clip import PromptedCLIP, encode_text_with
 from .capt.backbone.shared_prefix import is_plain
 from .capt.bases.context import ClassTokens, place_context, shared_length
 from .capt.bases.learners import class_logits
+from .capt.run.distributed import world
+from .capt.run.shares import share_of, whole
 
 if TYPE_CHECKING:
     from clip.model import ModifiedResNet, Transformer, VisionTransformer
@@ -51,6 +53,13 @@ class TextEncoder(nn.Module):
         """
         parts = (self.transformer, self.positional_embedding, self.ln_final, self.text_projection)
         return encode_text_with(*parts, prompts, eot, deep_prompts, shared=shared, groups=groups)
+
+    def of_classes(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None, shared: int = 0) -> Tensor:
+        """As :meth:`forward`, of prompts that are the same on every process: each encodes its share while it trains."""
+        if world() == 1 or len(prompts) < world() or not torch.is_grad_enabled():
+            return self(prompts, eot, deep_prompts, shared)
+        share = share_of(len(prompts))
+        return whole(self(prompts[share.rows], eot[share.rows], deep_prompts, shared), share)
 
 
 def clip_logits(logit_scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from .capt.backbone.prompted_clip import PromptedCLIP, load_backbone
 from .capt.bases.distilled import Projection
 from .capt.bases.learners import BaseModel, BaseSpec, build_base, class_logits
 from .capt.run.record import RunRecordMixin
+from .capt.run.shares import whole_batch
 from .clip_trainer import VisualPromptTrainer
 from .deep_prompts import BlockPromptedClassifier, add_visual_prompts, need_vit, prompt_depth
 
@@ -71,7 +72,8 @@ class Student(BlockPromptedClassifier):
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D')`` in the teacher's space, not normalised."""
-        return self.VPT_image_trans(super().encode_images(images))
+        features, own = whole_batch(super().encode_images(images))  # the projection's batch norm sees all of it
+        return self.VPT_image_trans(features)[own]
 
 
 @TRAINER_REGISTRY.register()
@@ -121,9 +123,6 @@ class PromptKD(RunRecordMixin, VisualPromptTrainer):
         teacher.set_classes(class_names)
         print(f"Teacher: PromptSRC on {node.TEACHER_NAME} from {directory}")
         return teacher
-
-    def use_all_gpus(self) -> None:
-        """One GPU only: the projection's batch norm sees the whole batch."""
 
     @torch.no_grad()
     def teacher_logits(self, images: Tensor) -> Tensor:

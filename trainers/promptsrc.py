@@ -80,9 +80,6 @@ class PromptSRC(RunRecordMixin, VisualPromptTrainer):
         self.averaged_from = 0  # the first epoch in the average
         self.teacher_texts: Tensor | None = None
 
-    def use_all_gpus(self) -> None:
-        """One GPU only: the text loss is no mean over the batch, so a batch cannot be split."""
-
     @torch.no_grad()
     def encode_teacher_texts(self) -> Tensor:
         """Frozen text features ``(C, D)``: mean over the templates of features that are not normalised, in fp32."""

@@ -79,4 +79,5 @@ def epochs(settings: Settings) -> list[str]:
 def job(settings: Settings, folder: str, words: list[str], needs: tuple[str, ...] = ()) -> Job:
     """A run, with the options that every run takes."""
     size = ["INPUT.SIZE", settings.size] if settings.size else []
-    return Job(folder, ["--root", settings.data, *words, *size, *settings.opts], needs)
+    processes = ["--nproc", str(settings.processes)] if settings.processes > 1 else []
+    return Job(folder, ["--root", settings.data, *processes, *words, *size, *settings.opts], needs)

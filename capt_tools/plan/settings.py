@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .steps import StopError
+
 __all__ = ["Settings", "helps"]
 
 
@@ -44,6 +46,7 @@ class Settings:
     ctp: str = _variable("end", "class token position of coop_eval's model")
     nctx: str = _variable("16", "number of context tokens of coop_eval's model")
     csc: str = _variable("False", "class-specific context of coop_eval's model")
+    nproc: str = _variable("", "processes that do one run together, one on each GPU (1)")
     python: str = _variable("python", "python that runs train.py")
     is_dry: bool = False
     house: str = "."  # holds train.py and configs/; "." where that is the current folder, so that paths stay short
@@ -56,6 +59,17 @@ class Settings:
             if text := environ.get(name.upper()):
                 found[name] = tuple(text.split()) if name in ("seeds", "opts") else text
         return cls(**found, is_dry=(environ.get("DRY_RUN") or "0") != "0", house=house)
+
+    @property
+    def processes(self) -> int:
+        """How many do one run together.
+
+        Raises:
+            StopError: that is no number of processes.
+        """
+        if not (self.nproc or "1").isdecimal() or int(self.nproc or "1") < 1:
+            raise StopError(f"NPROC must be a whole number from 1 on, got {self.nproc}")
+        return int(self.nproc or "1")
 
     def path(self, name: str) -> str:
         """A file of the repository, as the current folder sees it."""

@@ -54,7 +54,8 @@ def submit(args: argparse.Namespace) -> int:
     from .local import lanes_of, run
 
     is_debug = sweep.cluster == "debug"
-    code = run(sweep, [""] if is_debug else lanes_of(args.devices, args.at_once, environ), environ, is_debug)
+    lanes = [""] if is_debug else lanes_of(args.devices, args.at_once, environ, sweep.settings.processes)
+    code = run(sweep, lanes, environ, is_debug)
     print(_stand(sweep)[1])
     return code
 

@@ -25,14 +25,35 @@ from .cells import Failure, Node, carry_out
 from .pool import run_pool
 from .state import Record, Sweep, last_line
 
-__all__ = ["cancel", "client_of", "is_locked", "lanes_of", "run"]
+__all__ = ["cancel", "client_of", "in_groups", "is_locked", "lanes_of", "run"]
 
 # Whoever asks whether a file is locked holds the lock for a moment.
 GLANCE = 0.5
 
 
-def lanes_of(devices: str | None, at_once: int | None, environ: Mapping[str, str]) -> list[str]:
-    """What runs take for themselves: a GPU each; the empty word is the whole machine."""
+def lanes_of(devices: str | None, at_once: int | None, environ: Mapping[str, str], processes: int = 1) -> list[str]:
+    """What runs take for themselves: a GPU for each of their processes; the empty word is the whole machine.
+
+    Raises:
+        StopError: there are too few GPUs for one run.
+    """
+    return in_groups(_devices(devices, at_once, environ), processes)
+
+
+def in_groups(devices: list[str], number: int) -> list[str]:
+    """Names of devices, so many to a word; words that hold several already stay as they are.
+
+    Raises:
+        StopError: there are too few for one word.
+    """
+    if number == 1 or not any(devices) or any("," in name for name in devices):
+        return devices
+    if len(devices) < number:
+        raise StopError(f"a run of {number} processes needs as many GPUs, there are {len(devices)}; lower NPROC")
+    return [",".join(devices[i : i + number]) for i in range(0, len(devices) - number + 1, number)]
+
+
+def _devices(devices: str | None, at_once: int | None, environ: Mapping[str, str]) -> list[str]:
     named = devices or environ.get("GPUS") or (environ.get("CUDA_VISIBLE_DEVICES") or "").replace(",", " ")
     if named.split():
         return named.split()
@@ -65,7 +86,8 @@ def run(sweep: Sweep, lanes: list[str], environ: Mapping[str, str], is_debug: bo
         left = [node for node in nodes if not node.is_done()]
         print(f"{len(nodes) - len(left)} of {len(nodes)} cells are done already; logs are in {sweep.folder}/cells")
         if len(lanes) > 1 and not lanes[0] and "OMP_NUM_THREADS" not in environ:
-            environ = {**environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(lanes)))}
+            at_once = len(lanes) * sweep.settings.processes
+            environ = {**environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
         failed = 0
 
         def work(node: Node, lane: str) -> bool:

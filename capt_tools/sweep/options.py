@@ -42,7 +42,7 @@ def add_flags_of_sweeps(parser: argparse.ArgumentParser) -> None:
     local.add_argument("--devices", help='e.g. "0 1": one run at a time on each of these GPUs (all that are visible)')
     slurm = parser.add_argument_group("slurm")
     slurm.add_argument("--time", default="4:00:00", help="limit of a job; what is not done by then goes on (4:00:00)")
-    slurm.add_argument("--gpus", type=int, default=1, help="of a job (1)")
+    slurm.add_argument("--gpus", type=int, help="of a job (as many as --nproc, else 1)")
     slurm.add_argument("--cpus", type=int, help="of a job")
     slurm.add_argument("--mem", help="of a job, e.g. 16G")
     for name in ("partition", "account", "qos", "constraint"):

@@ -17,6 +17,7 @@ from ..plan.script import exit_code
 from ..plan.settings import Settings
 from ..plan.steps import StopError
 from .cells import Node, carry_out, cells_of, graph
+from .local import in_groups
 from .pool import run_pool
 
 __all__ = ["main", "run_all"]
@@ -43,7 +44,8 @@ def run_all(
     Raises:
         StopError: protocol or method is unknown or cannot be spread, or a signal came.
     """
-    methods, devices = (environ.get("METHODS") or METHODS).split(), environ.get("GPUS", "").split()
+    methods = (environ.get("METHODS") or METHODS).split()
+    devices = in_groups(environ.get("GPUS", "").split(), settings.processes)
     if protocol not in PROTOCOLS:
         raise StopError(f"unknown protocol {protocol}; there are base2new, xd and few_shot")
     for name in methods:

@@ -111,7 +111,8 @@ def _send(sweep: Sweep, args: argparse.Namespace, cells: list[list[str]], after:
     for key in (key for keys in cells for key in keys):
         (sweep.folder / "cells" / f"{key}.json").unlink(missing_ok=True)
     executor = submitit.AutoExecutor(sweep.folder / "slurm", cluster="slurm", slurm_max_num_timeout=TIMEOUTS)
-    executor.update_parameters(**_parameters(args, name, after))
+    gpus = sweep.settings.processes if args.gpus is None else args.gpus
+    executor.update_parameters(**_parameters(args, gpus, name, after))
     try:
         with submitit.helpers.environment_variables(PYTHONPATH=_path()):  # sbatch hands it on to the job
             jobs = executor.map_array(Work(str(sweep.folder)), cells)
@@ -130,12 +131,12 @@ def _path() -> str:
     return os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _parameters(args: argparse.Namespace, name: str, after: Sequence[str]) -> dict[str, Any]:
+def _parameters(args: argparse.Namespace, gpus: int, name: str, after: Sequence[str]) -> dict[str, Any]:
     """What submitit passes on to sbatch."""
     wanted = {
         "name": name,
         "timeout_min": minutes(args.time),
-        "gpus_per_node": args.gpus or None,
+        "gpus_per_node": gpus or None,
         "cpus_per_task": args.cpus,
         "slurm_array_parallelism": args.at_once,
         "slurm_mem": args.mem,

@@ -23,7 +23,7 @@ from .cells import Cell, Node, graph
 __all__ = ["Record", "Sweep", "last_line"]
 
 # Where these differ, runs are the same all the same.
-FREE = ("python", "house", "is_dry", "seeds")
+FREE = ("python", "house", "is_dry", "seeds", "nproc")
 
 
 @dataclass(frozen=True)

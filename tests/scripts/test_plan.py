@@ -174,6 +174,18 @@ def test_an_empty_variable_is_one_that_is_not_given():
     assert read == Settings(seeds=("4", "5"), opts=("A", "1", "B", "2"), is_dry=True, base_cfg="x")
 
 
+def test_runs_of_several_processes_say_so_to_train_py():
+    settings = replace(Settings(), house=str(ROOT), is_dry=True, output="/nowhere")
+    for nproc, words in (("", []), ("1", []), ("4", ["--nproc", "4"])):
+        runs = [stage.plan for stage in stages(replace(settings, nproc=nproc), "base2new", "coop", "dtd", "1")]
+        for job in (job for run in runs for job in jobs(run)):
+            assert job.arguments[:2] + words == job.arguments[: 2 + len(words)]
+            assert ("--nproc" in job.arguments) == bool(words)
+    for nproc in ("0", "-1", "two"):
+        with pytest.raises(StopError, match=f"NPROC must be a whole number from 1 on, got {nproc}"):
+            _ = replace(settings, nproc=nproc).processes
+
+
 def test_head_of_run_sh_lists_every_variable():
     head = (ROOT / "scripts/_run.sh").read_text().split("set -euo")[0]
     listed = {line.split()[1].lower() for line in head.splitlines() if line.startswith("#   ")}

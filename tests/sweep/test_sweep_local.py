@@ -257,6 +257,24 @@ def test_lanes(devices, at_once, environ, lanes):
     assert lanes_of(devices, at_once, environ) == lanes
 
 
+@pytest.mark.parametrize(
+    ("devices", "environ", "lanes"),
+    [
+        ("0 1 2 3", {}, ["0,1", "2,3"]),
+        ("0,1 2,3", {}, ["0,1", "2,3"]),
+        (None, {"CUDA_VISIBLE_DEVICES": "4,5,6"}, ["4,5"]),
+        (None, {"CUDA_VISIBLE_DEVICES": ""}, [""]),
+    ],
+)
+def test_lanes_of_runs_of_two_processes(devices, environ, lanes):
+    assert lanes_of(devices, None, environ, 2) == lanes
+
+
+def test_too_few_gpus_for_a_run_of_several_processes():
+    with pytest.raises(StopError, match="a run of 3 processes needs as many GPUs, there are 2; lower NPROC"):
+        lanes_of("0 1", None, {}, 3)
+
+
 def test_gpus_are_counted_where_nobody_names_them(tmp_path, monkeypatch):
     fake = tmp_path / "nvidia-smi"
     fake.write_text("#!/bin/sh\necho 'GPU 0: A'\necho '  MIG 1g'\necho 'GPU 1: B'\n")

@@ -97,6 +97,13 @@ def test_arrays_and_what_they_wait_for(fake, capsys):
     assert (work.function.folder, work.args) == (str(sent().folder), (["coop_dtd_2"],))
 
 
+def test_a_run_of_two_processes_asks_for_two_gpus(fake):
+    small = ["submit", "--methods", "zsclip", "--datasets", "dtd", "--seeds", "1", "--cluster", "slurm", "--nproc", "2"]
+    assert main(small) == 0
+    assert options(fake / "101.sh")["gpus-per-node"] == "2"
+    assert sent().settings.processes == 2
+
+
 def test_what_is_not_asked_for_is_left_to_the_cluster(fake):
     assert (
         main(

@@ -66,7 +66,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         # stored: as CoOp reads; shown: turned as EXIF says, on white; auto: shown for the data set Folder alone (D)
         cfg.INPUT.PICTURES = "auto"
     cfg.TRAIN.KEEP = 2  # states of an unfinished run that are kept: the last, and those before it should it be damaged
-    cfg.TRAIN.KEEP_MINUTES = -1.0  # least time between states of epochs; below 0: so long that they take 2 % of it
+    cfg.TRAIN.KEEP_MINUTES = 0.0  # least time between states of epochs; below 0: so long that they take 2 % of it
     node = cfg.TRAINER.CAPT = CfgNode()
 
     # Precision of the frozen towers: fp16, bf16, fp32, amp. What is trained computes in fp32 always (D).

@@ -36,6 +36,7 @@ from .run.serving import (
     read_pair_features,
     read_serving,
 )
+from .run.shares import backward, begin_batch, mean_figures
 
 __all__ = ["CAPT"]
 
@@ -49,7 +50,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
     model: CAPTModel
     optim: torch.optim.Optimizer | None
     choices: dict[str, Any]
-    _lacks_weights = False  # load_model was called without a folder
+    _lacks_weights = True  # nothing was trained or loaded
     backbones = "any CLIP or SigLIP; on a ResNet without the Diff-Manner Adapter, which adapts patch tokens"
 
     # ------------------------------------------------------------------------------------------------------- building
@@ -133,22 +134,30 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         self._means = RunningMeans()
 
     def run_state(self) -> dict[str, Any]:
-        """Beside what Dassl knows: the figures since the last report. Bank, cache and shift are made again."""
-        return {"means": self._means.state()}
+        """Beside what Dassl knows: the figures since the last report, and the pairs that steps have met.
+
+        Bank, cache and shift are made again. Pairs are kept with their features, whose last digits depend on what they
+        were encoded together with.
+        """
+        return {"means": self._means.state(), "pairs": list(self.pairs.known(behind=self.num_met_ahead))}
 
     def restore_run_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`run_state` gave."""
         self._means = RunningMeans.of(state["means"], torch.device(self.device))
+        if "pairs" in state:  # states of earlier versions lack them
+            pairs, difference, commonality = state["pairs"]
+            self.pairs.put(pairs[:, 0], pairs[:, 1], difference, commonality)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
         views = self._views(batch)
+        begin_batch(len(views.label))
         query_index = self.query_index[views.index]
         output = self._forward(batch, views, query_index)
         assert output.losses is not None, "labels were given"
         assert self.optim is not None, "there is nothing to train"
         self.optim.zero_grad()
-        output.losses["loss"].backward()
+        backward(output.losses["loss"], self.optim)
         self.optim.step()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
@@ -203,7 +212,8 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
 
     def _summary(self, output: CAPTOutput, label: Tensor) -> dict[str, Tensor] | None:
         """Means since the last report, or None between reports."""
-        self._means.add({**(output.losses or {}), "acc": 100 * (output.logits.argmax(dim=-1) == label).float().mean()})
+        accuracy = 100 * (output.logits.argmax(dim=-1) == label).float().mean()
+        self._means.add(mean_figures({**(output.losses or {}), "acc": accuracy}))
         done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
         if done % every and done != self.num_batches and self.num_batches >= every:
             return None
@@ -244,10 +254,14 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         ``is_final`` is what ATPrompt's train.py says with --eval-only; its Dassl then ends the process, this does not.
 
         Raises:
-            FileNotFoundError: :meth:`load_model` was given no folder, and nothing was trained since.
+            FileNotFoundError: nothing was trained, and nothing loaded: :meth:`load_model` was given no folder, or the
+                host's train.py never calls it.
         """
         if self._lacks_weights:
-            raise FileNotFoundError(f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run')
+            raise FileNotFoundError(
+                f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run; a train.py that '
+                "calls trainer.test() without trainer.load_model() tests no trained CAPT"
+            )
         bank = self.model.bank
         if bank is None:
             return super().test(split)
@@ -290,17 +304,16 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.
 
         As in Dassl, nothing is loaded where no folder is given: hosts call it so before they train. What is neither
-        loaded nor trained afterwards, :meth:`test` refuses.
+        loaded nor trained, :meth:`test` refuses.
 
         Raises:
             FileNotFoundError: no checkpoint, or no bank where it is to be consulted.
             ValueError: the checkpoint belongs to another base model or other switches.
         """
+        self._lacks_weights = True
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given (--model-dir)")
-            self._lacks_weights = True
             return
-        self._lacks_weights = False
         path = checkpoint_file(directory, MODEL_NAME, epoch)
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
@@ -315,6 +328,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
+        self._lacks_weights = False
 
     def _learn_halves(self, directory: str) -> None:
         """Tell the base model which classes it was trained on: those that the CAPT in ``directory`` was trained on."""

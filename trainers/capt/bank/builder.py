@@ -48,7 +48,7 @@ def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) 
         "views": node.BANK.VIEWS,
         "counts": node.BANK.COUNTS,
         "near_misses": node.BANK.NEAR_MISSES,
-        "layout": node.SAM.LAYOUT,
+        "layout": node.SAM.LAYOUT or None,  # banks from before there were layouts lack the key
         "folds": _fold_protocol(node.BANK) if node.BANK.SOURCE == "crossfit" else "",
     }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from ..backbone.prompted_clip import PromptedCLIP
 
@@ -18,6 +19,7 @@ __all__ = [
     "ClassTokens",
     "class_tokens",
     "encode_texts_per_image",
+    "left_over",
     "meta_net",
     "name_order",
     "place_context",
@@ -165,6 +167,35 @@ def place_context(
     if order is None:
         return prompts
     return prompts.gather(-2, order.unsqueeze(-1).expand_as(prompts))
+
+
+LAST_WORDS = ("a", "of", "doing")  # of the family's templates, in front of the class name
+
+
+@torch.no_grad()
+def left_over(prompted: PromptedCLIP, suffix: Tensor | None, words: Sequence[str] = LAST_WORDS) -> Tensor:
+    """Tokens ``(k, Dt)`` that stand between the learned context and the class names, fp32.
+
+    CoOp's code counts the words that its context starts from, and a comma is a token but no word: the last word of "a
+    type of pet, a photo of a" then stays in the prompts, behind the learned tokens.
+
+    Args:
+        prompted: the CLIP.
+        suffix: ``(C, L, Dt)`` stored embeddings of what stands behind the context; None where nothing is stored.
+        words: what may be left over; a token counts where it is one of them in all C prompts.
+    """
+    first = torch.tensor([prompted.tokenizer.encode(word)[:1] for word in words])
+    known = prompted.embed(first)[:, 0].float().cpu()  # (W, Dt)
+    if suffix is None:
+        return known[:0]
+    suffix = suffix.float().cpu()
+    num = 0
+    while num < suffix.shape[1]:
+        alike = cosine_similarity(suffix[:, num].unsqueeze(1), known, dim=-1)  # (C, W)
+        if not (alike > 0.99).all(dim=0).any():
+            break
+        num += 1
+    return suffix[0, :num]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..run.shares import SharedDropout
 from .sample_miner import SampleSet
 from .semantic_miner import PairSet
 
@@ -53,7 +54,7 @@ class Expert(nn.Sequential):
     """Feed-forward network D -> 4 D -> D, as CLIP's own."""
 
     def __init__(self, dim: int, hidden: int, dropout: float):
-        super().__init__(nn.Linear(dim, hidden), QuickGELU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+        super().__init__(nn.Linear(dim, hidden), QuickGELU(), SharedDropout(dropout), nn.Linear(hidden, dim))
 
     @property
     def first(self) -> nn.Linear:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..run.shares import mean_of_rows
+
 __all__ = ["balance_loss", "confuse_loss", "keep_loss", "original_loss"]
 
 
@@ -69,7 +71,7 @@ def balance_loss(gates: Tensor) -> Tensor:
     Args:
         gates: ``(B, E)`` router probabilities before top-k.
     """
-    return gates.shape[-1] * gates.mean(dim=0).pow(2).sum()
+    return gates.shape[-1] * mean_of_rows(gates).pow(2).sum()
 
 
 def keep_loss(residual: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Images go through the tower in batches that follow from their list alone, each view by itself, so that the numbers are
 the same whether they were stored or not, and runs that need three views share them with runs that need ten. An image is
-decoded once for all of its views.
+decoded once for all of its views. The processes of a run take turns at the batches, and tell each other what came out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Protocol
 
 import torch
@@ -19,8 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
+from .distributed import from_first, gather, is_first, world
 from .feature_files import FeatureFiles
 from .feature_names import FeatureNames, token_bytes
+from .shares import in_turns, own_turns
 from .views import ViewDataset
 
 __all__ = ["EncodedBatch", "Encoding", "ImageEncoder", "tower_of"]
@@ -117,6 +120,7 @@ class Encoding:
         torch.empty((), dtype=torch.int64).random_()  # as any loader's iterator draws, so that later draws are the same
         parts = self._parts()
         wanted = [(part, [view for view in self.views if not self._is_known(part, view)]) for part in parts]
+        wanted = from_first(wanted)  # others may be writing files
         stream = self._pixels(wanted, self.num_workers)
         total = self.num_images * len(self.views)
         with tqdm(total=total, desc=self.title, disable=not sys.stderr.isatty()) as bar:
@@ -135,12 +139,14 @@ class Encoding:
     def _walk(self, part: range, missing: list[int], stream: Iterator[list[Tensor]]) -> Iterator[EncodedBatch]:
         known = {view: self._read(part, view) for view in self.views if view not in missing}
         lost = [view for view, stored in known.items() if stored is None]  # damaged, or gone since we looked
+        lost = sorted(set().union(*gather(lost)))
+        known |= dict.fromkeys(lost)
         sources = [(missing, stream), (lost, self._pixels([(part, lost)], 0))]
         fresh: dict[int, list[ImageFeatures]] = {view: [] for view in [*missing, *lost]}
-        for places in _cut(part, self.batch_size):
-            features: dict[int, ImageFeatures] = {}
-            for views, source in sources:
-                features |= self._encode(views, [next(source) for _ in places] if views else [])
+        batches = _cut(part, self.batch_size)
+        made = in_turns(batches, partial(self._make, sources)) if fresh else repeat({}, len(batches))
+        for places, encoded in zip(batches, made, strict=True):
+            features = {view: _each(one, partial(Tensor.to, device=self.device)) for view, one in encoded.items()}
             for view in fresh:
                 if self.files is not None:
                     fresh[view].append(self._kept(features[view]))
@@ -150,18 +156,30 @@ class Encoding:
                     features[view] = _each(stored, partial(_rows, rows=rows, device=self.device))
                     self.num_read += len(places)
             yield EncodedBatch(places, [features[view] for view in self.views])
-        for view, batches in fresh.items():
-            self._write(part, view, batches)
+        for view, new in fresh.items():
+            self._write(part, view, new)
 
     def _pixels(self, wanted: list[tuple[range, list[int]]], num_workers: int) -> Iterator[list[Tensor]]:
-        """The wanted views of image after image."""
-        items = [(place, views) for part, views in wanted if views for place in part]
+        """The wanted views of image after image, of the batches that are this process's."""
+        batches = [
+            (batch, views) for part, views in wanted if views for batch in own_turns(_cut(part, self.batch_size))
+        ]
+        items = [(place, views) for batch, views in batches for place in batch]
         if not items:
             return iter(())
         reads = _Pixels(self.images, items)
         pinned = self.device.type == "cuda"
         own = torch.Generator()
         return iter(DataLoader(reads, batch_size=None, num_workers=num_workers, pin_memory=pinned, generator=own))
+
+    def _make(self, sources: list[tuple[list[int], Iterator[list[Tensor]]]], places: range) -> dict[int, ImageFeatures]:
+        """Features of a batch, each view's images from the source that has them."""
+        features: dict[int, ImageFeatures] = {}
+        for views, source in sources:
+            features |= self._encode(views, [next(source) for _ in places] if views else [])
+        if world() == 1:
+            return features
+        return {view: _each(one, Tensor.cpu) for view, one in features.items()}
 
     def _encode(self, views: list[int], pixels: list[list[Tensor]]) -> dict[int, ImageFeatures]:
         encoded = {}
@@ -201,7 +219,7 @@ class Encoding:
         return _each(features, Tensor.cpu)
 
     def _write(self, part: range, view: int, batches: list[ImageFeatures]) -> None:
-        if self.files is None or not batches:
+        if self.files is None or not batches or not is_first():
             return
         name = self._stored_names(part, view)[0]
         if self.files.find(name) is None:

@@ -19,6 +19,7 @@ from ..backbone.prompted_clip import ImageFeatures
 from .encoding import Encoding, ImageEncoder
 from .feature_files import FeatureFiles
 from .memory import MemoryPlan
+from .shares import own_rows
 from .views import ImageTransform, ViewDataset, hash_seed
 
 __all__ = [
@@ -236,7 +237,8 @@ def cache_where_it_fits(
 class CachedLoader:
     """A training loader over a cache: each image once an epoch, in one of its views.
 
-    Order and views follow from (seed, epoch) alone, so a resumed run goes on as if it had never stopped.
+    Order and views follow from (seed, epoch) alone, so a resumed run goes on as if it had never stopped. Of several
+    processes each has its share of every batch.
 
     Args:
         cache: the features.
@@ -244,6 +246,8 @@ class CachedLoader:
         seed: the run's seed.
         shuffle: False for Dassl's SequentialSampler.
     """
+
+    is_shared = True
 
     def __init__(self, cache: FeatureCache, batch_size: int, seed: int, shuffle: bool = True):
         self.cache = cache
@@ -264,4 +268,5 @@ class CachedLoader:
         view = torch.randint(self.cache.num_views, (num_images,), generator=generator)
         for step in range(len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
+            index = index[own_rows(len(index))]
             yield {"features": self.cache.take(index, view[index])}

@@ -14,34 +14,33 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .distributed import has_failed, highest, is_first, wait_for_all
 from .files import damage_of, write_atomically
 from .lock import hold_folder
+from .several import SharedRunMixin
+from .shares import end_workers, mean_figures
 from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
+    StateWriter,
     StoredState,
     drop_states,
     newest_state,
     rng_state,
     set_rng_state,
     states_in,
-    write_state,
 )
-
-if TYPE_CHECKING:
-    from dassl.engine import TrainerX as Host
-else:
-    Host = object  # the class that follows in the trainer's bases
 
 __all__ = ["ResumableMixin"]
 
 Summary = Mapping[str, Tensor | float] | None
 
+LOADERS = ("train_loader_x", "train_loader_u", "val_loader", "test_loader")
 LARGEST_SHARE = 0.02  # of a run's time that its states take
 
 
@@ -66,7 +65,7 @@ class Progress:
     now: dict[str, Any] | None = None
 
 
-class ResumableMixin(Host):
+class ResumableMixin(SharedRunMixin):
     """Mix in before Dassl's ``TrainerX``, the bundled or an installed one.
 
     Attributes:
@@ -81,7 +80,9 @@ class ResumableMixin(Host):
 
     _interruption: Interruption | None = None
     _progress: Progress | None = None
+    _state_writer: StateWriter
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
+    _taken_up: dict[str, Any] | None = None  # what run_state gave, to be restored in the first epoch
     _is_trained = False
     _stored_at = 0.0
     _store_seconds = 0.0  # that the last state took
@@ -102,10 +103,15 @@ class ResumableMixin(Host):
             Interrupted: by a signal, see :mod:`.signals`.
             FolderInUseError: another run is at work in the output folder.
         """
-        self._progress, self._resumed, self._is_trained = None, None, False
+        self._progress, self._resumed, self._taken_up, self._is_trained = None, None, None, False
         self._stored_at = time.monotonic()
         self._keep_signals_out_of_workers()
-        with hold_folder(self.output_dir), Interruption() as self._interruption:
+        keep = self.cfg.TRAIN.get("KEEP", 2)
+        with (
+            hold_folder(self.output_dir),
+            StateWriter(self.output_dir, keep) as self._state_writer,
+            Interruption() as self._interruption,
+        ):
             try:
                 super().train()
             except Interrupted as stop:
@@ -117,6 +123,9 @@ class ResumableMixin(Host):
                 ended = Interrupted(self._interruption.signum)  # a loader's worker, say, got the signal as well
                 self._stop(ended, lambda: None)
                 raise ended from error
+            finally:
+                for loader in self._loaders():
+                    end_workers(loader)
 
     def before_epoch(self) -> None:
         """Dassl's hook; random states are from here on what they are in a straight run."""
@@ -132,13 +141,14 @@ class ResumableMixin(Host):
         if progress is None or self._interruption is None:  # called by itself
             super().run_epoch()
             return
-        self._resumed = None
-        if resumed is not None:
+        taken_up, self._resumed, self._taken_up = self._taken_up, None, None
+        if taken_up is not None:
             with _rng_kept():
-                self.restore_run_state(resumed["run_state"])
+                self.restore_run_state(taken_up)
         with self._interruption.waiting(), self._stepping(progress, resumed):
             super().run_epoch()
             progress.now = rng_state()
+            self._check_signals()
 
     def after_epoch(self) -> None:
         """Dassl's hook; then the state of the run, or, behind the last epoch, no state any more."""
@@ -147,10 +157,11 @@ class ResumableMixin(Host):
             return
         if self.epoch + 1 == self.max_epoch:
             self._progress, self._is_trained = None, True
+            self._state_writer.settle()
             drop_states(self.output_dir)
             return
         self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
-        minutes = self.cfg.TRAIN.get("KEEP_MINUTES", -1.0)
+        minutes = self.cfg.TRAIN.get("KEEP_MINUTES", 0.0)
         seconds = 60 * minutes if minutes >= 0 else self._store_seconds / LARGEST_SHARE
         if time.monotonic() - self._stored_at >= seconds:
             self._store_progress()
@@ -172,7 +183,7 @@ class ResumableMixin(Host):
             summary = step(batch)
             progress.summaries.append(summary)
             progress.is_stored = False
-            self._interruption_check(progress)
+            self._check_signals()
             return summary
 
         self.forward_backward = stepped  # type: ignore[method-assign]
@@ -183,18 +194,23 @@ class ResumableMixin(Host):
             if mine is not None:
                 self.forward_backward = mine  # type: ignore[method-assign]
 
-    def _interruption_check(self, progress: Progress) -> None:
+    def _check_signals(self) -> None:
+        """End here if a signal has come to any of the processes of the run, which all do so."""
         assert self._interruption is not None, "steps are taken in train"
-        if self._interruption.signum is not None:
-            progress.now = rng_state()
+        signum = highest(self._interruption.signum or 0)
+        if signum and self._progress is not None:
+            self._progress.now = rng_state()
+            self._interruption.signum = signum
+            self._interruption.is_agreed = True
         self._interruption.check()
 
     def _stop(self, stop: Interrupted, store: Callable[[], Path | None]) -> None:
         """Save what is not saved yet, and say in one line where the run stopped and how it goes on."""
-        if stop.is_told:  # by a run within this one
+        if stop.is_told or has_failed():  # by a run within this one, or another process says why
             return
         progress, stop.is_told = self._progress, True
         store()
+        self._state_writer.settle()
         stored = next(iter(states_in(self.output_dir)), None)
         if self._is_trained:
             where, then = "behind the last epoch", "the same command tests what was trained"
@@ -205,10 +221,14 @@ class ResumableMixin(Host):
             if progress is not None and not progress.is_stored:
                 where = f"in epoch {progress.epoch + 1}"
         print(f"{stop.name}: stopped {where}; {then}", flush=True)
+        if self._interruption is not None and self._interruption.is_agreed:
+            wait_for_all()  # the first process that goes has torchrun end the others
+
+    def _loaders(self) -> list[Any]:
+        return [getattr(self, name, None) for name in LOADERS]
 
     def _keep_signals_out_of_workers(self) -> None:
-        for name in ("train_loader_x", "train_loader_u", "val_loader", "test_loader"):
-            loader: Any = getattr(self, name, None)
+        for loader in self._loaders():
             if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
                 loader.worker_init_fn = QuietStart(loader.worker_init_fn)
 
@@ -217,7 +237,7 @@ class ResumableMixin(Host):
     def _store_progress(self) -> Path | None:
         """Write the state of the run unless it is on disk; returns its file."""
         progress = self._progress
-        if progress is None or progress.is_stored or (progress.summaries and progress.now is None):
+        if progress is None or progress.is_stored or not is_first() or (progress.summaries and progress.now is None):
             return None
         start = time.monotonic()
         self._refuse_not_finite()
@@ -235,7 +255,7 @@ class ResumableMixin(Host):
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
         position = Position(progress.epoch, len(progress.summaries))
-        path = write_state(self.output_dir, position, content, self.cfg.TRAIN.get("KEEP", 2))
+        path = self._state_writer.write(position, content)
         progress.is_stored, self._stored_at = True, time.monotonic()
         self._store_seconds = self._stored_at - start
         return path
@@ -257,6 +277,7 @@ class ResumableMixin(Host):
         """
         epoch = usable_checkpoint(directory, self.get_model_names())
         stored = newest_state(dict.fromkeys((self.output_dir, directory)))
+        wait_for_all()  # before the first process changes what is there
         if stored is not None and (epoch is None or stored.position >= Position(epoch, 0)):
             print(f"Found checkpoint at {directory} (will resume training)")
             self._restore(stored)
@@ -287,17 +308,29 @@ class ResumableMixin(Host):
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])
         self.best_result = content["best_result"]
-        self._resumed, self.is_resumed = content, True
+        self._resumed, self._taken_up, self.is_resumed = content, content["run_state"], True
         print(f'Resuming behind {stored.position} from "{stored.path}"')
+
+    def _run_state_to_save(self) -> dict[str, Any]:
+        """The bundled Dassl's checkpoints hold :meth:`run_state` too: one may be further than the latest state."""
+        extra: dict[str, Any] = super()._run_state_to_save()  # of the bundled Dassl alone
+        state = self.run_state()
+        return {**extra, "run_state": state} if state else extra
+
+    def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
+        """Called by the bundled Dassl, by which a checkpoint is resumed from."""
+        super()._restore_run_state(checkpoint)
+        self._taken_up = checkpoint.get("run_state")
 
     # ------------------------------------------------------------------------------------------------ what is no number
 
     def detect_anomaly(self, loss: Tensor) -> None:
-        """Stop where the loss, a scalar, is no number.
+        """Stop where the loss, a scalar, is no number; every process does where one's is none.
 
         Raises:
             FloatingPointError: says where, which of the loss's terms it is, and which checkpoint is good.
         """
+        loss = mean_figures({"loss": loss})["loss"]
         if torch.isfinite(loss).all():
             return
         terms = {name: value for name, value in self.loss_terms.items() if not torch.isfinite(value).all()}
@@ -312,7 +345,7 @@ class ResumableMixin(Host):
         """A loss may be looked at less often than every step; what it has spoilt must not become a state."""
         for name in self.get_model_names():
             for key, value in self._models[name].named_parameters():
-                if value.requires_grad and not torch.isfinite(value).all():
+                if value.requires_grad and not _is_finite(value):
                     raise FloatingPointError(
                         f"Loss is infinite or NaN! By epoch {self.epoch + 1}, batch {self.batch_idx + 1}, {key} is no "
                         f"number any more; {self._last_good()}"
@@ -379,6 +412,11 @@ def _damage(path: Path) -> str | None:
 
 def _frozen(model: nn.Module) -> set[str]:
     return {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all of a tensor is finite; its sum, which is a tenth of the work, tells it of all but very large ones."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _steps_taken(sched: Any) -> int:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .distributed import is_first
+
 __all__ = ["FolderInUseError", "hold_folder"]
 
 NAME = ".run.lock"
@@ -29,28 +31,35 @@ class FolderInUseError(OSError):
 def hold_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Keep other runs out of ``folder``, which is made; the system itself lets go when this process ends, however.
 
-    A run may hold its folder twice, as train.py and the trainer do.
+    A run may hold its folder twice, as train.py and the trainer do. Of several processes the first one holds it.
 
     Raises:
         FolderInUseError: another process holds it.
         OSError: nothing can be written there.
     """
     path = Path(folder or ".").resolve() / NAME
-    if path in _held:
+    if path in _held or not is_first():
         yield
         return
     descriptor = _lock(path)
     _held.add(path)
     try:
-        holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        _note_holder(descriptor, path)
         yield
     finally:
         _held.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()  # before the lock goes, so that nobody locks a file that is about to vanish
         os.close(descriptor)
+
+
+def _note_holder(descriptor: int, path: Path) -> None:
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _lock(path: Path) -> int:
@@ -77,8 +86,12 @@ def _opened(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        reason = f"{error.strerror}, so no run can use it; give another output folder"
-        raise OSError(error.errno, reason, str(path.parent)) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> OSError:
+    reason = f"{error.strerror}, so no run can use it; give another output folder"
+    return OSError(error.errno, reason, str(path.parent))
 
 
 def _without_locks(path: Path, holder: dict[str, Any]) -> int:

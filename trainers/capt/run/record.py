@@ -25,11 +25,13 @@ from torch.utils.data import SequentialSampler
 from tqdm import tqdm
 
 from ..backbone.prompted_clip import ImageFeatures
+from .distributed import world
 from .encoding import Encoding, ImageEncoder, tower_of
 from .feature_files import FeatureFiles, feature_files
 from .files import relative_path, write_atomically, write_json
 from .metrics import accuracies, confusion_report
 from .reading import ReadingMixin
+from .shares import in_turns, turns_of
 from .views import ViewDataset
 
 __all__ = ["RunRecordMixin", "code_commit", "relative_path"]
@@ -126,9 +128,9 @@ class RunRecordMixin(ReadingMixin):
         encoder = self.frozen_encoder()
         self._num_read = 0
         if encoder is None or tower_of(encoder) is None or self.feature_files is None or not _is_plain(loader):
-            for batch in tqdm(loader, disable=not sys.stderr.isatty()):
-                input, label = self.parse_batch_test(batch)
-                yield batch["impath"], label, self.inference(input)
+            batches = iter(tqdm(turns_of(loader), disable=not sys.stderr.isatty()))
+            answers = (self._answer(batch) for batch in batches)
+            yield from answers if world() == 1 else in_turns(range(len(loader)), lambda _: next(answers))
             return
         items, transform = loader.dataset.data_source, loader.dataset.transform
         images = ViewDataset(items, 1, transform, transform, self.read_image, seed=0)
@@ -140,6 +142,14 @@ class RunRecordMixin(ReadingMixin):
             label = torch.tensor([item.label for item in part]).to(device)
             yield [item.impath for item in part], label, self.inference_from(batch.views[0])
         self._num_read = encoding.num_read
+
+    def _answer(self, batch: dict[str, Any]) -> tuple[list[str], Tensor, tuple[Tensor, Tensor | None]]:
+        """Paths, labels and logits of a batch; of several processes' ones on the CPU, where they can be handed on."""
+        input, label = self.parse_batch_test(batch)
+        logits, base_logits = self.inference(input)
+        if world() > 1:
+            label, logits, base_logits = label.cpu(), logits.cpu(), None if base_logits is None else base_logits.cpu()
+        return batch["impath"], label, (logits, base_logits)
 
     def _write_record(
         self, split: str, predictions: dict[str, Any], seconds: float, results: Mapping[str, float]
@@ -187,6 +197,7 @@ class RunRecordMixin(ReadingMixin):
             "images_per_second_test": len(labels) / max(seconds, 1e-9),
             "num_encoded_before": self._num_read,  # test images whose features were read, not made in these seconds
             "device": _device_name(self.device),
+            **({"processes": world()} if world() > 1 else {}),
             "peak_memory_mb": _peak_memory_mb(self.device),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
             "config": _plain(cfg),

@@ -46,10 +46,12 @@ class Interruption:
 
     Attributes:
         signum: the signal that was received, or None.
+        is_agreed: whether every process of the run stops by it, in the same place.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.is_agreed = False
         self._is_waiting = False
         self._since = 0.0
         self._process = os.getpid()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +18,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .files import damage_of, save_tensors
+from .distributed import is_first, world
+from .files import damage_of, save_tensors, sync_file
 
 __all__ = [
     "Position",
+    "StateWriter",
     "StoredState",
     "drop_states",
     "newest_state",
     "rng_state",
     "set_rng_state",
     "states_in",
-    "write_state",
 ]
 
 FOLDER = "resume"
@@ -64,17 +66,67 @@ def states_in(run: str | Path) -> list[tuple[Position, Path]]:
     return sorted(((Position(int(m[1]), int(m[2])), path) for m, path in found if m), reverse=True)
 
 
-def write_state(run: str | Path, position: Position, content: dict[str, Any], keep: int) -> Path:
-    """Write a state, and remove all but the ``keep`` latest ones once it is safely there.
+class StateWriter:
+    """Writes a run's states without making the run wait for the disk; to be entered, and left before others may write.
 
-    Raises:
-        OSError: it cannot be written; the states before it are still there.
+    A state is in its place when :meth:`write` returns, and outlives a kill of the process. Meanwhile a thread waits
+    until the disk has it, which a power cut would ask for, and only then removes older ones.
+
+    Args:
+        run: the run's folder.
+        keep: number of the latest states that are kept, at least one.
     """
-    path = Path(run) / FOLDER / f"epoch_{position.epoch:04}_batch_{position.batch:05}.pt"
-    save_tensors({"format": FORMAT, **content}, path)
-    for _, old in states_in(run)[max(1, keep) :]:
-        old.unlink(missing_ok=True)
-    return path
+
+    def __init__(self, run: str | Path, keep: int):
+        self.run, self.keep = Path(run), max(1, keep)
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.settle()
+
+    def write(self, position: Position, content: dict[str, Any]) -> Path:
+        """Write a state; returns its file.
+
+        Raises:
+            OSError: it, or the one before it, cannot be written; older ones are still there.
+        """
+        self.settle()
+        path = self.run / FOLDER / f"epoch_{position.epoch:04}_batch_{position.batch:05}.pt"
+        save_tensors({"format": FORMAT, **content}, path, is_synced=False)
+        self._thread = threading.Thread(target=self._secure, args=(path,), name="state")
+        self._thread.start()
+        return path
+
+    def settle(self) -> None:
+        """Wait until the disk has the latest state.
+
+        Raises:
+            OSError: the disk did not take it, and it is gone; the states before it are still there.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _secure(self, path: Path) -> None:
+        try:
+            sync_file(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            said = f"{error.strerror}; what was saved before is still there"
+            self._error = OSError(error.errno, said, str(path))
+            return
+        try:
+            for _, old in states_in(self.run)[self.keep :]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            self._error = error
 
 
 def newest_state(runs: Iterable[str | Path]) -> StoredState | None:
@@ -96,17 +148,23 @@ def newest_state(runs: Iterable[str | Path]) -> StoredState | None:
 
 def drop_states(run: str | Path) -> None:
     """Remove what a finished run no longer needs."""
+    if not is_first():
+        return
     shutil.rmtree(Path(run) / FOLDER, ignore_errors=True)
 
 
 def rng_state() -> dict[str, Any]:
     """States of ``random``, ``numpy.random``, torch and its GPUs, as what ``weights_only=True`` reads.
 
+    A process among several has one GPU, and knows of no other.
+
     The bundled Dassl has its own; an installed one has none.
     """
     numpy: Any = np.random.get_state(legacy=False)  # noqa: NPY002 - data sets and transforms draw from it
     numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = []
+    if torch.cuda.is_initialized():
+        cuda = torch.cuda.get_rng_state_all() if world() == 1 else [torch.cuda.get_rng_state()]
     return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": cuda}
 
 
@@ -117,5 +175,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     numpy["state"]["key"] = numpy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state(numpy)  # noqa: NPY002
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
+    if state["cuda"] and torch.cuda.is_available() and world() > 1:
+        torch.cuda.set_rng_state(state["cuda"][0])
+    elif state["cuda"] and torch.cuda.is_available() and torch.cuda.device_count() == len(state["cuda"]):
         torch.cuda.set_rng_state_all(state["cuda"])
