@@ -1,7 +1,9 @@
 """What a batch's retrieval costs: the entries of the mined classes alone, against a comparison with the whole bank.
 
 Random class tokens of ViT-B/16's width, labels at random among the classes, queries with a target and five partners
-each. Both ways are timed in turns, so that what else runs on the machine meets both; their answers are compared too.
+each. The ways are timed in turns, so that what else runs on the machine meets all; their answers are compared too.
+Where faiss is installed (``pip install faiss-cpu``; no extra of this package) its exact index is asked as well: with
+the entries that count named for every query, which gives the same answers, and for the nearest of all, which does not.
 
     python benchmarks/bank.py --output bank.json
     python benchmarks/bank.py --entries 1000 100000 --classes 1000
@@ -10,17 +12,20 @@ each. Both ways are timed in turns, so that what else runs on the machine meets 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import compat  # noqa: F401
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor
@@ -38,12 +43,12 @@ Query = tuple[Tensor, Tensor, Tensor, Tensor]  # class tokens (B, Dv), target (B
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sizes = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000]
-    parser.add_argument("--entries", type=int, nargs="+", default=sizes, help="sizes of the bank (1,000 to 300,000)")
+    sizes = [1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    parser.add_argument("--entries", type=int, nargs="+", default=sizes, help="sizes of the bank (1,000 to 1,000,000)")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--queries", type=int, default=100, help="in a batch")
     parser.add_argument("--width", type=int, default=768, help="of a class token")
-    parser.add_argument("--repeats", type=int, default=9, help="of both ways, in turns; the median counts")
+    parser.add_argument("--repeats", type=int, default=9, help="of all ways, in turns; the median counts")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", help="JSON file for the figures")
     return parser.parse_args(argv)
@@ -95,6 +100,38 @@ def by_mask(bank: ConfusionBank, query: Query) -> Retrieved:
     return Retrieved(entry, valid, top.masked_fill(~valid, 0.0))
 
 
+def by_faiss(bank: ConfusionBank, query: Query, index: Any) -> Retrieved:
+    """By faiss's exact index of the whole bank, which is told for every query which entries count."""
+    import faiss
+
+    cls, target, partners, _ = query
+    label = bank.entries.label[:-1][bank.filed.entry].numpy()
+    mined = torch.cat([target.unsqueeze(1), partners], dim=1).numpy()
+    keys, found = bank.likeness.keys(cls).numpy(), []
+    for number, classes in enumerate(mined):
+        chosen = faiss.SearchParameters(sel=faiss.IDSelectorBatch(np.flatnonzero(np.isin(label, classes))))
+        found.append(index.search(keys[number : number + 1], NUM_REPRESENTATIVES, params=chosen))
+    top, place = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
+    valid = place >= 0
+    entry = bank.filed.entry[place.clamp_min(0)].masked_fill(~valid, len(bank))
+    return Retrieved(entry, valid, top.masked_fill(~valid, 0.0))
+
+
+def index_of(bank: ConfusionBank) -> Any:
+    """faiss's exact index of inner products of the bank's keys."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(bank.filed.keys.shape[1])
+    index.add(bank.filed.keys.numpy())
+    return index
+
+
+def nearest_of_all(bank: ConfusionBank, query: Query, index: Any) -> object:
+    """By the same index without a word of classes: another question, and what faiss is made for."""
+    return index.search(bank.likeness.keys(query[0]).numpy(), NUM_REPRESENTATIVES)
+
+
 def agree(one: Retrieved, other: Retrieved) -> bool:
     """Whether both found the same entries, as likely as rounding lets them be told apart."""
     is_close = torch.allclose(one.similarity, other.similarity, atol=1e-5)
@@ -124,18 +161,31 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     query = random_query(args.queries, args.classes, args.width, args.device)
     query = (normalize(query[0], dim=-1), *query[1:])
+    has_faiss = args.device == "cpu" and importlib.util.find_spec("faiss") is not None
     figures = []
     for num_entries in args.entries:
         bank = random_bank(num_entries, args.classes, args.width, args.device)
-        same = agree(by_classes(bank, query), by_mask(bank, query))
-        new, old = medians([partial(way, bank, query) for way in (by_classes, by_mask)], args.repeats, args.device)
-        figures.append({"entries": num_entries, "by_classes_ms": new, "whole_bank_ms": old, "same_answers": same})
-    rows = [[f["entries"], old := f["whole_bank_ms"], new := f["by_classes_ms"], new / old] for f in figures]
+        ways: dict[str, Callable[..., Any]] = {"by_classes": by_classes, "whole_bank": by_mask}
+        ways = {name: partial(way, bank, query) for name, way in ways.items()}
+        if has_faiss:
+            index = index_of(bank)
+            ways["faiss"] = partial(by_faiss, bank, query, index)
+            ways["faiss_all"] = partial(nearest_of_all, bank, query, index)
+        same = all(agree(ways["by_classes"](), ways[name]()) for name in ways if name != "faiss_all")
+        times = dict(zip(ways, medians(list(ways.values()), args.repeats, args.device), strict=True))
+        figures.append({"entries": num_entries, "same_answers": same} | {f"{k}_ms": v for k, v in times.items()})
+    names = {"whole_bank_ms": "whole bank, ms", "by_classes_ms": "mined classes, ms"}
+    names |= {"faiss_ms": "faiss, mined classes, ms", "faiss_all_ms": "faiss, of all, ms"} if has_faiss else {}
+    rows = [[f["entries"], *(f[key] for key in names), f["by_classes_ms"] / f["whole_bank_ms"]] for f in figures]
     print(f"{args.queries} queries, {args.classes:,} classes, width {args.width}, one thread; commit {code_commit()}\n")
-    header = ["entries", "whole bank, ms", "mined classes, ms", "ratio"]
-    print(tabulate(rows, header, tablefmt="github", intfmt=",", floatfmt=("", ".1f", ".1f", ".3f")))
+    digits = ("", *(".1f" for _ in names), ".3f")
+    print(tabulate(rows, ["entries", *names.values(), "ratio"], tablefmt="github", intfmt=",", floatfmt=digits))
+    if not has_faiss:
+        print("without faiss: it is not installed (pip install faiss-cpu), or this is no CPU")
     if args.output:
-        write_json(args.output, {"commit": code_commit(), "arguments": vars(args), "figures": figures})
+        write_json(
+            args.output, {"commit": code_commit(), "arguments": vars(args), "has_faiss": has_faiss, "figures": figures}
+        )
     return 0 if all(f["same_answers"] for f in figures) else 1
 
 

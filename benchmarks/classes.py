@@ -2,10 +2,12 @@
 
 Every number of classes is a run of its own in a process of its own: CAPT at its defaults on zero-shot CLIP, drawn
 pictures in a folder (two a class to train on, one to test on), and the CLIP of three small blocks that the tests use.
-The images are next to nothing, so what shows is what follows from the classes.
+The images are next to nothing, so what shows is what follows from the classes. ``--sizes vit_b16`` draws a CLIP and
+pictures of that size instead.
 
     python benchmarks/classes.py --output classes.json
     python benchmarks/classes.py --classes 250 1000
+    python benchmarks/classes.py --names sun397.txt imagenet.txt --sizes vit_b16 --shots 1
 """
 
 from __future__ import annotations
@@ -23,27 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "trainers"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import compat  # noqa: F401
-
-import numpy as np
-import tiny
-import torch
-from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
-from dassl.utils import set_random_seed
-from PIL import Image
+import drawn
 from tabulate import tabulate
 
-import datasets
-import trainers
 from trainers.capt.run.files import write_json
 from trainers.capt.run.record import code_commit
 
-ROOT = Path(__file__).resolve().parents[1]
-TRAIN, TEST = 2, 1  # pictures a class
 # Method of the trainer: the phase that it is. What a phase calls of another counts there.
 PHASES = {
     "build_data_loader": "data",
@@ -111,36 +98,14 @@ def _memory(key: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def draw(folder: Path, num_classes: int, side: int = tiny.SIDE) -> None:
-    """Pictures of noise around one colour a class."""
-    source = np.random.default_rng(0)
-    for c in range(num_classes):
-        colour = source.integers(40, 216, 3)
-        for part, number in (("train", TRAIN), ("test", TEST)):
-            place = folder / part / f"thing_{c:04d}"
-            place.mkdir(parents=True)
-            for i in range(number):
-                pixels = colour + source.integers(-40, 40, (side, side, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
-
-
-def run(folder: Path, clock: Clock) -> None:
+def run(folder: Path, clock: Clock, num_shots: int) -> None:
     """One epoch of CAPT on the pictures in ``folder``, and its test."""
-    torch.save(tiny.clip_state(), folder / "clip.pt")
-    cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
-    cfg.merge_from_file(str(ROOT / "configs/trainers/CAPT/vit_b16_ep20.yaml"))
-    options = {
-        **{"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images"), "OUTPUT_DIR": str(folder / "run")},
-        **{"DATASET.NUM_SHOTS": TRAIN, "SEED": 1, "USE_CUDA": torch.cuda.is_available(), "VERBOSE": False},
-        **{
-            "MODEL.BACKBONE.NAME": str(folder / "clip.pt"),
-            "INPUT.SIZE": (tiny.SIDE, tiny.SIDE),
-            "TRAINER.NAME": "CAPT",
-        },
-        **{"TRAINER.CAPT.PREC": "fp32", "OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0},
-    }
-    cfg.merge_from_list([word for pair in options.items() for word in pair])
+    import torch
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.utils import set_random_seed
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cfg = drawn.configuration(folder, folder / "clip.pt", device, {"DATASET.NUM_SHOTS": num_shots})
     set_random_seed(cfg.SEED)
     trainer_class = TRAINER_REGISTRY.get("CAPT")
 
@@ -155,26 +120,46 @@ def run(folder: Path, clock: Clock) -> None:
     Timed(cfg).train()
 
 
-def one(folder: Path, started: float) -> dict[str, Any]:
+def one(args: argparse.Namespace) -> dict[str, Any]:
     """Figures of one run, in the process that was started then."""
-    assert datasets  # it registers the data sets
-    imported = time.time() - started, time.process_time()
+    import compat  # noqa: F401
+
+    import datasets
+    import trainers
+
+    assert datasets  # both register what they hold
+    assert trainers
+    imported = time.time() - args.started, time.process_time()
     clock = Clock()
     clock.add("imports", *imported)
-    run(folder, clock)
+    drawn.take_sizes(args.sizes)
+    run(args.one, clock, args.shots)
     until = [clock.phases[name] for name in clock.phases if name not in ("steps", "test")]
     return {
         "phases": clock.phases,
         "until_first_step_s": sum(phase["s"] for phase in until),
         "until_first_step_cpu_s": sum(phase["cpu_s"] for phase in until),
         "until_first_step_mb": max(phase["mb"] for phase in until),
+        "all_s": sum(phase["s"] for phase in clock.phases.values()),
+        "all_cpu_s": sum(phase["cpu_s"] for phase in clock.phases.values()),
+        "all_mb": max(phase["mb"] for phase in clock.phases.values()),
     }
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names of a file, one a line; of JSON, the strings of a list or the keys of a table."""
+    text = path.read_text(encoding="utf-8")
+    names = list(json.loads(text)) if path.suffix == ".json" else text.splitlines()
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 100, 250, 397, 1000])
+    parser.add_argument("--names", type=Path, nargs="+", default=[], help="files of class names, instead of --classes")
+    parser.add_argument("--sizes", choices=list(drawn.SIZES), default="tiny", help="of CLIP and pictures")
+    parser.add_argument("--shots", type=int, default=2, help="pictures a class to train on")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each; the one with least CPU time counts")
     parser.add_argument("--output", help="JSON file for the figures")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)  # the folder of a run of its own, and its start
@@ -182,16 +167,18 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measured(num_classes: int) -> dict[str, Any]:
+def measured(args: argparse.Namespace, names: list[str]) -> dict[str, Any]:
     """Figures of one run in a process of its own."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        draw(folder / "images", num_classes)
+        drawn.draw(folder / "images", names, args.shots)
+        drawn.store_clip(folder / "clip.pt")
         command = [sys.executable, __file__, "--one", temporary, "--started", str(time.time())]
+        command += ["--sizes", args.sizes, "--shots", str(args.shots)]
         done = subprocess.run(command, capture_output=True, text=True, env={"OMP_NUM_THREADS": "1", **os.environ})
         if done.returncode:
-            raise RuntimeError(f"the run with {num_classes} classes failed:\n{done.stderr[-2000:]}")
-        return {"classes": num_classes, **json.loads((folder / "figures.json").read_text())}
+            raise RuntimeError(f"the run with {len(names)} classes failed:\n{done.stderr[-2000:]}")
+        return {"classes": len(names), **json.loads((folder / "figures.json").read_text())}
 
 
 def table(figures: list[dict[str, Any]]) -> str:
@@ -210,20 +197,27 @@ def main(argv: list[str] | None = None) -> int:
     """Print the table."""
     args = arguments(argv)
     if args.one:
-        write_json(args.one / "figures.json", one(args.one, args.started))
+        write_json(args.one / "figures.json", one(args))
         return 0
+    drawn.take_sizes(args.sizes)
     figures = []
-    for num_classes in args.classes:
-        runs = [measured(num_classes) for _ in range(args.repeats)]
+    lists = [read_names(path) for path in args.names] or [
+        [f"thing {number:04d}" for number in range(num_classes)] for num_classes in args.classes
+    ]
+    for names in lists:
+        runs = [measured(args, names) for _ in range(args.repeats)]
         figures.append(min(runs, key=lambda f: f["until_first_step_cpu_s"]))
         best = figures[-1]
         print(
-            f"{num_classes:,} classes until the first step: {best['until_first_step_s']:.1f} s "
-            f"({best['until_first_step_cpu_s']:.1f} s of CPU), {best['until_first_step_mb']:.0f} MB above the start"
+            f"{len(names):,} classes until the first step: {best['until_first_step_s']:.1f} s "
+            f"({best['until_first_step_cpu_s']:.1f} s of CPU), {best['until_first_step_mb']:.0f} MB above the start; "
+            f"in all: {best['all_s']:.1f} s ({best['all_cpu_s']:.1f} s of CPU), {best['all_mb']:.0f} MB",
+            flush=True,
         )
+        if args.output:  # what there is so far
+            asked = {name: str(value) for name, value in vars(args).items()}
+            write_json(args.output, {"commit": code_commit(), "arguments": asked, "figures": figures})
     print(f"\n{table(figures)}\n\ncommit {code_commit()}")
-    if args.output:
-        write_json(args.output, {"commit": code_commit(), "figures": figures})
     return 0
 
 

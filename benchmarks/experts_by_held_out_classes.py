@@ -31,6 +31,7 @@ from torch import Tensor
 from unused_images import dataset_of, figures, mean_rows, zero_shot
 from yacs.config import CfgNode
 
+from trainers.capt.backbone.layout import patch_layout
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
 from trainers.capt.bases.base_model import BaseModel
 from trainers.capt.config import settings_from
@@ -44,6 +45,7 @@ from trainers.capt.method.systematic import fit_shift
 from trainers.capt.run.feature_cache import ViewBatch, hash_seed
 
 EPISODES = ("no", "subsets", "subsets without bank")
+TRAINED_BETA = 0.1  # the strength that the experts are trained at
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def bank_of(base: BaseModel, systematic: torch.nn.Module, shots: Shots, shrinkag
     """The bank of the shots' first views, near misses filed as well; its data-set indices are those of the rows."""
     rows = shots.first
     probs = base.logits(rows.z, systematic(rows.z)).softmax(dim=-1)
-    views = JudgedViews.of(probs, rows.label, rows.z, index=rows.index, cls=rows.cls, tokens=rows.tokens)
+    tokens = {"tokens": rows.tokens, "layout": patch_layout(rows.tokens)}
+    views = JudgedViews.of(probs, rows.label, rows.z, index=rows.index, cls=rows.cls, **tokens)
     paths = [str(index) for index in range(int(rows.index.max()) + 1)]
     return ConfusionBank.build(shots.classes.names, paths, [views], near_misses=0.0, shrinkage=shrinkage)
 
@@ -259,6 +262,7 @@ def varied(cfg: CfgNode, variant: Variant, has_gate: bool) -> CfgNode:
     cfg = cfg.clone()
     node = cfg.TRAINER.CAPT
     node.MGDE.HIDDEN_RATIO, node.MGDE.EVIDENCE_GATE = variant.hidden_ratio, has_gate
+    node.MGDE.BETA = TRAINED_BETA
     node.LOSS.KEEP, node.LOSS.CONFUSE = variant.keep, variant.confuse
     return cfg
 

@@ -21,7 +21,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .dropping.host import Host, RefusedError, find_host
-from .dropping.train_file import BY_HAND, PIP_WAY, NotUnderstoodError, unmarked, with_plugin, without_plugin
+from .dropping.train_file import (
+    BY_HAND,
+    PIP_WAY,
+    NotUnderstoodError,
+    never_loads,
+    unmarked,
+    with_plugin,
+    without_plugin,
+)
 from .dropping.tree import MANIFEST, Manifest, plan, put, remove, write_bytes
 from .dropping.trial import what_is_in_the_way
 from .house import ROOT
@@ -74,6 +82,11 @@ def _say_how_to_run(host: Host) -> None:
         return
     how = f"run its {host.entry} with --trainer CAPT --config-file configs/trainers/CAPT/..."
     print(f"{host.root}: CAPT is there; {how}")
+    if never_loads(host.source()):
+        print(
+            f"{host.entry} never calls trainer.load_model(), so that --eval-only has nothing to test; add "
+            "trainer.load_model(args.model_dir, epoch=args.load_epoch) in front of it"
+        )
     if host.entry != "train.py":
         print(f"scripts/capt speak of train.py: run them with DRY_RUN=1, and what they print with {host.entry}")
 

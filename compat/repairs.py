@@ -1,6 +1,6 @@
-"""Mends an installed Dassl that cannot work on the current torch: in memory, never in its files.
+"""Mends an installed Dassl that cannot work on the current torch and numpy: in memory, never in its files.
 
-Dassl 0.6.3 (2022) fails in four places today. Each repair first looks whether it is needed, so a repaired or newer
+Dassl 0.6.3 (2022) fails in five places today. Each repair first looks whether it is needed, so a repaired or newer
 Dassl is left alone, and says on stdout what it did.
 """
 
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import re
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, StepLR
@@ -27,7 +30,7 @@ _WILDS = "dassl.data.datasets.dg.wilds"
 
 def repair_installed_dassl() -> None:
     """Apply each repair that the installed Dassl needs."""
-    for repair in (_leave_out_wilds, _drop_verbose, _load_without_pickle, _rebind_successor):
+    for repair in (_leave_out_wilds, _drop_verbose, _load_without_pickle, _rebind_successor, _give_back_int):
         message = repair()
         if message:
             print(f"Dassl repaired: {message}")
@@ -95,6 +98,34 @@ def _rebind_successor() -> str | None:
     module._BaseWarmupScheduler.state_dict = ours.WarmupScheduler.state_dict
     module._BaseWarmupScheduler.load_state_dict = ours.WarmupScheduler.load_state_dict
     return "a resumed warm-up schedule drives the live optimiser"
+
+
+class _Numpy(types.ModuleType):
+    """numpy, with the name that it lost."""
+
+    int = int
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(numpy, name)
+
+
+def _give_back_int() -> str | None:
+    """Dassl's RandAugment and AutoAugment write ``np.int``, a name that numpy lost in 1.24."""
+    if hasattr(numpy, "int"):
+        return None
+    try:
+        importlib.import_module("dassl.data.transforms")
+    except ImportError:
+        return None  # the host's own import says what is missing, and where
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("dassl.data.transforms")]
+    asking = [module for module in modules if vars(module).get("np") is numpy and _writes_np_int(module)]
+    for module in asking:
+        vars(module)["np"] = _Numpy("numpy")
+    return "randaugment and the auto-augment policies have np.int, which numpy lost" if asking else None
+
+
+def _writes_np_int(module: types.ModuleType) -> bool:
+    return re.search(r"\bnp\.int\b", inspect.getsource(module)) is not None
 
 
 def _warmup(module: types.ModuleType) -> LRScheduler:

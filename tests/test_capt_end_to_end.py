@@ -72,7 +72,7 @@ def options(files, out, *more):
         *("INPUT.SIZE", (32, 32), "INPUT.TRANSFORMS", ("random_flip", "normalize"), "DATALOADER.NUM_WORKERS", 0),
         *("DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 50, "OPTIM.MAX_EPOCH", 2),
         *("OPTIM.NAME", "sgd", "OPTIM.LR", 0.01, "TRAIN.PRINT_FREQ", 2, "TRAINER.CAPT.PREC", "fp32"),
-        *("TRAINER.CAPT.CACHE.VIEWS", 2, "TRAIN.CHECKPOINT_FREQ", 1, *more),
+        *("TRAINER.CAPT.CACHE.VIEWS", 2, "TRAINER.CAPT.MGDE.BETA", 0.1, "TRAIN.CHECKPOINT_FREQ", 1, *more),
     ]
 
 
@@ -159,7 +159,9 @@ def test_own_image_never_comes_back(finished):
 
 
 def test_before_training_it_is_the_base(files, tmp_path):
-    trainer = build(files, tmp_path)
+    trainer = build(files, tmp_path, "TRAINER.CAPT.BANK.AT_TEST", False)
+    trainer.save_model(0, str(tmp_path / "untrained"))
+    trainer.load_model(str(tmp_path / "untrained"))
     trainer.test()
     _, arrays = read(tmp_path)
     assert np.array_equal(arrays["probs"], arrays["base_probs"])
@@ -472,7 +474,6 @@ CASES = {
         "TRAINER.CAPT.PREC must be one of .*got 'fp8'; TRAINER.CAPT.BANK.SOURCE must be one of .*'llm'; "
         "TRAINER.CAPT.SEM.NUM_PAIRS must be at least 1, got 0",
     ),
-    "nothing": (("TRAINER.CAPT.SAM.ON", False, "TRAINER.CAPT.MGDE.ON", False), "nothing is trained"),
     "crossfit": (
         ("TRAINER.CAPT.BASE.NAME", "CoOp", "TRAINER.CAPT.BANK.SOURCE", "crossfit"),
         "BANK.FOLD_CONFIG must be a yaml for crossfit",
@@ -503,6 +504,8 @@ def test_checkpoint_of_another_base(files, finished, coop_base, tmp_path):
 
 def test_other_checkpoints_are_refused(files, finished, coop_base, tmp_path):
     trainer = build(files, tmp_path)
+    with pytest.raises(FileNotFoundError, match="without trainer.load_model"):  # PLOT's train.py with --eval-only
+        trainer.test()
     for nothing in ("", None):
         trainer.load_model(nothing)
         with pytest.raises(FileNotFoundError, match="give --model-dir"):

@@ -190,6 +190,30 @@ def test_what_was_put_runs_without_this_repository(host):
     hosts.python(host, "-c", script)
 
 
+def test_an_entry_point_that_never_loads_is_named(host, capsys):
+    call(host)  # PLOT's, with --eval-only, tests at once
+    assert (
+        "train.py never calls trainer.load_model(), so that --eval-only has nothing to test" in capsys.readouterr().out
+    )
+    call(host, "--undo")
+    (host / "train.py").write_text(TRAIN + "\n\ndef main(args):\n    trainer.load_model(args.model_dir)\n")
+    call(host)
+    assert "load_model" not in capsys.readouterr().out
+
+
+def test_what_is_said_of_pairs_comes_along(host):
+    """Without these sentences the host's CAPT is another model than this repository's."""
+    shipped = sorted((ROOT / "descriptions").glob("*_pairs.json"))
+    assert any(path.name == "caltech101_pairs.json" for path in shipped)
+    (host / "descriptions").mkdir()
+    (host / "descriptions" / "own.txt").write_text("the host's own")
+    call(host)
+    for path in shipped:
+        assert (host / "descriptions" / path.name).read_bytes() == path.read_bytes()
+    assert call(host, "--undo") == 0
+    assert [path.name for path in (host / "descriptions").iterdir()] == ["own.txt"]
+
+
 def test_its_scripts_run_in_the_host_and_leave_nothing_behind(host):
     before = hosts.digest(host)
     (host / "configs/datasets/caltech101.yaml").touch()

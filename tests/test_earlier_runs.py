@@ -76,7 +76,18 @@ def test_the_stored_record_agrees_with_a_new_test(run, tmp_path):
 
 def test_a_stored_run_is_resumed(run, tmp_path, capsys):
     """Its bank is this code's bank for the same images, and its checkpoint goes on training."""
-    more = ("OPTIM.MAX_EPOCH", 2, "OPTIM.MOMENTUM", 0.0, "OPTIM.LR", 0.5, "RESUME", "run")
+    more = (
+        "OPTIM.MAX_EPOCH",
+        2,
+        "OPTIM.MOMENTUM",
+        0.0,
+        "OPTIM.LR",
+        0.5,
+        "RESUME",
+        "run",
+        "TRAINER.CAPT.SAM.LAYOUT",
+        False,
+    )
     trainer = build(tmp_path, "run", *OPTIONS, *more)
     trainer.train()
     assert trainer.start_epoch == 1
@@ -93,3 +104,10 @@ def test_a_checkpoint_of_format_1_has_no_shift_and_its_own_sharpness(run, tmp_pa
         assert not model.refiner.systematic.shift.any()
         assert model.refiner.expert.sharpness == 7.0
         assert model.bank.shrinkage == 1.0
+
+
+def test_going_on_with_another_likeness_is_refused(run, tmp_path):
+    """Images were compared by class tokens alone then; with layouts the rest of the run would be another's."""
+    trainer = build(tmp_path, "run", *OPTIONS, "OPTIM.MAX_EPOCH", 2, "RESUME", "run")
+    with pytest.raises(ValueError, match=r"layout: bank has None, this run has True"):
+        trainer.train()

@@ -23,9 +23,12 @@ import tiny_capt  # noqa: E402
 from trainers.capt.run.signals import Interrupted  # noqa: E402
 from trainers.capt.run.states import states_in  # noqa: E402
 
-OFTEN = ("TRAIN.CHECKPOINT_FREQ", 0, "TRAIN.KEEP_MINUTES", 0.0)
+NO_CHECKPOINTS = ("TRAIN.CHECKPOINT_FREQ", 0)  # but a state behind every epoch, as is the default
+STEPS = ("TRAINER.CAPT.MGDE.BETA", 0.1)  # with experts there is something to train
 MODES = {
     "cached": ("TRAINER.CAPT.CACHE.VIEWS", 2),
+    "cached, a worker": ("TRAINER.CAPT.CACHE.VIEWS", 2, "DATALOADER.NUM_WORKERS", 1),
+    "cached, two workers": ("TRAINER.CAPT.CACHE.VIEWS", 2, "DATALOADER.NUM_WORKERS", 2),
     "not cached": ("TRAINER.CAPT.CACHE.VIEWS", 0),
     "not cached, a worker": ("TRAINER.CAPT.CACHE.VIEWS", 0, "DATALOADER.NUM_WORKERS", 1),
     "not cached, two workers": ("TRAINER.CAPT.CACHE.VIEWS", 0, "DATALOADER.NUM_WORKERS", 2),
@@ -46,11 +49,25 @@ def files(tmp_path_factory):
 def capt(files, out, *more):
     """With encoded images of its own, so that every run writes the same files; a folder with a dot is not compared."""
     features = ("TRAINER.CAPT.CACHE.DIR", str(out / ".features"))
-    return capt_runs.build(files, out, *OFTEN, *features, *more)
+    return capt_runs.build(files, out, *NO_CHECKPOINTS, *STEPS, *features, *more)
+
+
+DEEP = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
+OTHERS = {
+    "CoOp": {"N_CTX": 4},
+    "CoCoOp": {"CTX_INIT": "a photo of a"},
+    "IVLP": DEEP,
+    "VPT": {"N_CTX_VISION": 2},
+    "PromptSRC": DEEP | {"GPA_MEAN": 2, "GPA_STD": 1},
+    "PromptKD": {"PROMPT_DEPTH_VISION": 2},
+}
 
 
 def maple(files, out, *more):
-    (out.parent).mkdir(exist_ok=True)
+    return on_colours("MaPLe", {"PROMPT_DEPTH": 2}, files, out, *more)
+
+
+def on_colours(name, keys, files, out, *more):
     options = [
         "OUTPUT_DIR",
         str(out),
@@ -58,10 +75,10 @@ def maple(files, out, *more):
         2,
         "INPUT.TRANSFORMS",
         ("random_flip", "normalize"),
-        *OFTEN,
+        *NO_CHECKPOINTS,
         *more,
     ]
-    return colours.build(files, files / "small.pt", "MaPLe", {"PROMPT_DEPTH": 2}, options)
+    return colours.build(files, files / "small.pt", name, keys, options)
 
 
 def train(build, files, out, *more):
@@ -70,16 +87,24 @@ def train(build, files, out, *more):
 
 def killed_everywhere(build, files, tmp_path, numbers, points=killing.POINTS, more=()):
     """Kill at each of these writes, go on, and compare with a run that nothing stopped; returns how many there were."""
-    run = functools.partial(train, build, files)
-    number = killing.count_writes(lambda: run(tmp_path / "straight", *more))
+    number = straight(build, files, tmp_path, more)
     for this in range(number) if numbers is None else numbers(number):
         for point in points:
-            out = tmp_path / "killed"
-            shutil.rmtree(out, ignore_errors=True)
-            killing.killed_at(lambda out=out: run(out, *more), this, point)
-            killing.finished(lambda out=out: run(out, *more))
-            killing.assert_same(tmp_path / "straight", out)
+            killed_once(build, files, tmp_path, this, point, more)
     return number
+
+
+def straight(build, files, tmp_path, more):
+    """Count the writes of a run that nothing stops."""
+    return killing.count_writes(lambda: train(build, files, tmp_path / "straight", *more))
+
+
+def killed_once(build, files, tmp_path, number, point, more):
+    out = tmp_path / "killed"
+    shutil.rmtree(out, ignore_errors=True)
+    killing.killed_at(lambda: train(build, files, out, *more), number, point)
+    killing.finished(lambda: train(build, files, out, *more))
+    killing.assert_same(tmp_path / "straight", out)
 
 
 def test_maple_killed_amid_a_state(files, tmp_path):
@@ -120,6 +145,20 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_its_last_state(files, tmp_
 @pytest.mark.slow
 def test_maple_killed_at_every_write(files, tmp_path):
     assert killed_everywhere(maple, files, tmp_path, None) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_killed_at_every_write(files, tmp_path, name, workers):
+    """Before, amid and behind in turns; the best epoch's files are among the writes."""
+    keys = OTHERS[name] | (tiny.save_teacher(files / "teacher") if name == "PromptKD" else {})
+    build = functools.partial(on_colours, name, keys)
+    more = ("TEST.FINAL_MODEL", "best_val", "DATALOADER.NUM_WORKERS", workers, "TRAINER.MODAL", "cross")
+    number = straight(build, files, tmp_path, more)
+    assert number > 5
+    for this in range(number):
+        killed_once(build, files, tmp_path, this, killing.POINTS[this % 3], more)
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def command(tmp_path):
     words = ["--root", tmp_path, "--seed", 1, "--trainer", "CoOp", "--output-dir", tmp_path / "out"]
     words += ["DATASET.NAME", "Colours", "MODEL.BACKBONE.NAME", tmp_path / "clip.pt", "INPUT.SIZE", "(32, 32)"]
     words += ["DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.NUM_WORKERS", 2, "OPTIM.MAX_EPOCH", 3, "USE_CUDA", False]
-    words += ["OPTIM.NAME", "sgd", "TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32", "TRAIN.KEEP_MINUTES", 0.0]
+    words += ["OPTIM.NAME", "sgd", "TRAINER.COOP.N_CTX", 4, "TRAINER.COOP.PREC", "fp32"]
     return [str(word) for word in words]
 
 

@@ -60,6 +60,7 @@ class CustomCLIP(CLIPTowers):
             learner.token_suffix,
             learner.eot,
             length=learner.length,
+            shared=learner.shared,
         )  # (B, C, D)
         return clip_logits(self.logit_scale, z, text_features)
 

@@ -53,7 +53,8 @@ class CustomCLIP(PromptedClassifier):
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
-        return self.text_encoder.of_classes(self.prompt_learner(), self.prompt_learner.eot)
+        learner = self.prompt_learner
+        return self.text_encoder.of_classes(learner(), learner.eot, shared=learner.shared)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

@@ -89,8 +89,8 @@ class CustomCLIP(BlockPromptedClassifier):
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
-        deep_prompts = block_prompts(self.text_encoder.transformer)
-        return self.text_encoder.of_classes(self.prompt_learner(), self.prompt_learner.eot, deep_prompts)
+        learner, deep_prompts = self.prompt_learner, block_prompts(self.text_encoder.transformer)
+        return self.text_encoder.of_classes(learner(), learner.eot, deep_prompts, learner.shared)
 
 
 @TRAINER_REGISTRY.register()

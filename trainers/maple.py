@@ -72,8 +72,9 @@ class CustomCLIP(PromptedClassifier):
 
     def encode_texts(self) -> Tensor:
         """Features ``(C, D)`` of the classes, not normalised."""
-        embeddings, deep_prompts = self.prompt_learner.language_prompts()
-        return self.text_encoder.of_classes(embeddings, self.prompt_learner.eot, deep_prompts)
+        learner = self.prompt_learner
+        embeddings, deep_prompts = learner.language_prompts()
+        return self.text_encoder.of_classes(embeddings, learner.eot, deep_prompts, learner.shared)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Features ``(B, D)``, not normalised."""

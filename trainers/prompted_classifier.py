@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .capt.backbone.prompted_clip import PromptedCLIP, encode_text_with
-from .capt.bases.context import ClassTokens, place_context
+from .capt.backbone.shared_prefix import is_plain
+from .capt.bases.context import ClassTokens, place_context, shared_length
 from .capt.bases.learners import class_logits
 from .capt.run.distributed import world
 from .capt.run.shares import share_of, whole
@@ -41,18 +42,24 @@ class TextEncoder(nn.Module):
         self.positional_embedding = clip.clip.positional_embedding
         self.ln_final = clip.clip.ln_final
         self.text_projection = clip.clip.text_projection
+        is_plain(self.transformer)  # found out here, where nothing is on a device yet
 
-    def forward(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
-        """Features ``(C, D)``, not normalised, of prompts ``(C, L, Dt)`` that end at ``eot`` ``(C,)``."""
+    def forward(
+        self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None, shared: int = 0, groups: int = 1
+    ) -> Tensor:
+        """Features ``(C, D)``, not normalised, of prompts ``(C, L, Dt)`` that end at ``eot`` ``(C,)``.
+
+        The first ``shared`` tokens are the same in each of the ``groups``, see :func:`encode_text_with`.
+        """
         parts = (self.transformer, self.positional_embedding, self.ln_final, self.text_projection)
-        return encode_text_with(*parts, prompts, eot, deep_prompts)
+        return encode_text_with(*parts, prompts, eot, deep_prompts, shared=shared, groups=groups)
 
-    def of_classes(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None) -> Tensor:
+    def of_classes(self, prompts: Tensor, eot: Tensor, deep_prompts: Tensor | None = None, shared: int = 0) -> Tensor:
         """As :meth:`forward`, of prompts that are the same on every process: each encodes its share while it trains."""
         if world() == 1 or len(prompts) < world() or not torch.is_grad_enabled():
-            return self(prompts, eot, deep_prompts)
+            return self(prompts, eot, deep_prompts, shared)
         share = share_of(len(prompts))
-        return whole(self(prompts[share.rows], eot[share.rows], deep_prompts), share)
+        return whole(self(prompts[share.rows], eot[share.rows], deep_prompts, shared), share)
 
 
 def clip_logits(logit_scale: Tensor, image_features: Tensor, text_features: Tensor) -> Tensor:
@@ -119,6 +126,7 @@ class ContextLearner(nn.Module):
         order: ``(C, L)``, or None where the class name stands at the end.
         eot: ``(C,)`` positions of the end tokens.
         length: tokens of the longest prompt; what stands behind is not encoded.
+        shared: tokens that all prompts begin with; they are encoded once.
     """
 
     token_prefix: Tensor
@@ -134,6 +142,7 @@ class ContextLearner(nn.Module):
         self.register_buffer("order", tokens.order, persistent=False)
         self.register_buffer("eot", tokens.eot, persistent=False)
         self.length = tokens.length
+        self.shared = shared_length(tokens, context.shape[-2], per_class=context.dim() > 2)
 
     def forward(self) -> Tensor:
         """Prompt embeddings ``(C, L, Dt)``."""

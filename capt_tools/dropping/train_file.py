@@ -8,7 +8,16 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 
-__all__ = ["BY_HAND", "MARK", "PIP_WAY", "NotUnderstoodError", "unmarked", "with_plugin", "without_plugin"]
+__all__ = [
+    "BY_HAND",
+    "MARK",
+    "PIP_WAY",
+    "NotUnderstoodError",
+    "never_loads",
+    "unmarked",
+    "with_plugin",
+    "without_plugin",
+]
 
 MARK = "  # CAPT, by drop_in.py"
 BRIDGE = "import capt_compat"  # before Dassl: brings one where there is none, repairs one that needs it
@@ -40,7 +49,7 @@ def with_plugin(source: str) -> str:
         NotUnderstoodError: no place for one of the lines can be found for certain.
     """
     try:
-        tree = ast.parse(source.removeprefix("\ufeff"))
+        tree = _parsed(source)
     except SyntaxError as error:
         raise NotUnderstoodError(f"line {error.lineno} is no Python that this version reads") from error
     lines = source.splitlines(keepends=True)
@@ -74,6 +83,15 @@ def unmarked(source: str) -> list[tuple[int, str]]:
     words = (BRIDGE.split()[1], "trainers.capt")
     lines = enumerate(without_plugin(source).splitlines(), start=1)
     return [(number, line.strip()) for number, line in lines if any(word in line.split("#")[0] for word in words)]
+
+
+def never_loads(source: str) -> bool:
+    """Whether an entry point never asks its trainer to load anything, so that it can test only what it has trained."""
+    return not any(isinstance(node, ast.Attribute) and node.attr == "load_model" for node in ast.walk(_parsed(source)))
+
+
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source.removeprefix("\ufeff"))
 
 
 def _imported(node: Import) -> Iterator[str]:

@@ -77,9 +77,9 @@ def plugin_files(root: Path) -> dict[str, Path]:
     # What the scripts stand on; an installed package carries the rest of the repository inside of capt_tools.
     plans = (root / "capt_tools" if (root / "capt_tools").is_dir() else root.parent) / "plan"
     files |= {f"capt_plan/{path}": plans / path for path in _python(plans)}
-    yamls = sorted((root / "configs/trainers/CAPT").glob("*.yaml"))
+    texts = [*sorted((root / "configs/trainers/CAPT").glob("*.yaml")), *sorted((root / "descriptions").glob("*.json"))]
     scripts = [root / f"scripts/capt/{name}.sh" for name in SHELL_SCRIPTS] + [root / "scripts/_run.sh"]
-    return files | {str(path.relative_to(root)): path for path in [*yamls, *scripts]}
+    return files | {str(path.relative_to(root)): path for path in [*texts, *scripts]}
 
 
 def _python(folder: Path) -> list[str]:

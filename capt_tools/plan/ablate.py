@@ -20,6 +20,7 @@ LITERAL = {
     "BANK.NEAR_MISSES": "2.0",
     "SYS.ON": "False",
     "SAM.BY_LABEL": "False",
+    "SAM.LAYOUT": "False",
     "SAM.SHRINKAGE": "1.0",
     "MGDE.CORRECTIONS": "False",
     "MGDE.EVIDENCE_GATE": "False",
@@ -27,19 +28,21 @@ LITERAL = {
     "LOSS.BALANCE": "0.0",
     "LOSS.KEEP": "0.0",
 }
+EXPERTS = {"MGDE.BETA": "0.1"}  # off by default; what tells experts from experts needs them
 # Variant -> what it changes below TRAINER.CAPT.
 NAMED = {
     "full": {},
     "no_sys": {"SYS.ON": "False"},
-    "no_sem": {"SEM.ON": "False"},
     "no_sam": {"SAM.ON": "False"},
-    "no_mgde": {"MGDE.ON": "False"},
-    "no_confuse": {"LOSS.CONFUSE": "0.0"},
-    "no_keep": {"LOSS.KEEP": "0.0"},
+    "no_layout": {"SAM.LAYOUT": "False"},
     "no_corrections": {"MGDE.CORRECTIONS": "False"},
-    "no_gate": {"MGDE.EVIDENCE_GATE": "False"},
-    "no_balance": {"LOSS.BALANCE": "0.0"},
-    "fixed_gain": {"MGDE.FIT_GAIN": "False"},
+    "fixed_gain": {"MGDE.FIT_GAIN": "False", "MGDE.GAIN": "0.5"},
+    "mgde": EXPERTS,
+    "no_sem": EXPERTS | {"SEM.ON": "False"},
+    "no_confuse": EXPERTS | {"LOSS.CONFUSE": "0.0"},
+    "no_keep": EXPERTS | {"LOSS.KEEP": "0.0"},
+    "no_gate": EXPERTS | {"MGDE.EVIDENCE_GATE": "False"},
+    "no_balance": EXPERTS | {"LOSS.BALANCE": "0.0"},
     "no_bank_at_test": {"BANK.AT_TEST": "False"},
     "errors_only": {"BANK.NEAR_MISSES": "2.0"},
     "by_pair": {"SAM.BY_LABEL": "False"},
@@ -68,15 +71,15 @@ VALUED: dict[str, Callable[[str], dict[str, str]]] = {
     "views": _whole("BANK.VIEWS"),
     "k": _whole("SEM.NUM_PAIRS"),
     "K": _whole("SAM.NUM_REPRESENTATIVES"),
-    "alpha": _decimal("SAM.ALPHA"),
-    "experts": _whole("MGDE.TOP_K"),
-    "lambda": _decimal("LOSS.CONFUSE"),
+    "alpha": _decimal("SAM.ALPHA", **EXPERTS),
+    "experts": lambda value: EXPERTS | {"MGDE.TOP_K": value},
+    "lambda": _decimal("LOSS.CONFUSE", **EXPERTS),
     "gain": _decimal("MGDE.GAIN", MGDE__FIT_GAIN="False"),
     "sharpness": _decimal("MGDE.SHARPNESS"),
-    "keep": _decimal("LOSS.KEEP"),
+    "keep": _decimal("LOSS.KEEP", **EXPERTS),
     "shots": lambda value: {},
 }
-PARTS = "full no_sys no_sem no_sam no_mgde no_confuse no_keep no_corrections no_gate no_balance fixed_gain"
+PARTS = "full no_sys no_sam no_layout no_corrections fixed_gain mgde no_sem no_confuse no_keep no_gate no_balance"
 BANKS = "no_bank_at_test errors_only by_pair soft_counts views_4 full_set zeroshot"
 VALUES = (
     "k_1 k_5 k_10 K_2 K_32 alpha_1 alpha_20 experts_1 experts_3 lambda_0.1 lambda_10 gain_0.1 gain_1 sharpness_3 "

@@ -11,6 +11,7 @@ class FeedForward(nn.Sequential):  # a plain Sequential, of these two and an act
 
 class ResidualAttentionBlock(nn.Module):
     ln_1: nn.LayerNorm
+    ln_2: nn.LayerNorm
     attn: nn.MultiheadAttention
     mlp: FeedForward
     attn_mask: Tensor | None

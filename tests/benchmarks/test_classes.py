@@ -30,5 +30,22 @@ def test_a_small_run(capsys, tmp_path):
     out = capsys.readouterr().out
     assert "4 classes until the first step" in out
     assert path.is_file()
-    for phase in ("imports", "model", "cache", "shift", "bank", "pairs", "gain", "first step"):
+    for phase in ("imports", "model", "cache", "shift", "bank", "pairs", "gain", "test"):
         assert f"\n| {phase} " in out
+
+
+def test_names_are_read_from_lines_and_from_json(tmp_path):
+    lines, table = tmp_path / "a.txt", tmp_path / "b.json"
+    lines.write_text("sea lake\n\n wrench \nsea lake\n")
+    table.write_text('{"abbey": ["An abbey."], "airplane cabin": []}')
+    assert classes.read_names(lines) == ["sea lake", "wrench"]
+    assert classes.read_names(table) == ["abbey", "airplane cabin"]
+
+
+@pytest.mark.slow
+def test_a_run_with_names_of_a_file(capsys, tmp_path):
+    path, names = tmp_path / "classes.json", tmp_path / "names.txt"
+    names.write_text("cup\nsea/lake view\nwrench\n")
+    assert classes.main(["--names", str(names), "--shots", "1", "--output", str(path)]) == 0
+    assert "3 classes until the first step" in capsys.readouterr().out
+    assert '"classes": 3' in path.read_text()

@@ -25,6 +25,7 @@ def run(tmp_path):
     cfg = get_cfg_default()
     extend_cfg(cfg)
     cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE = 2, 8
+    cfg.TRAINER.CAPT.MGDE.BETA = 0.1
     cfg.TRAINER.CAPT.LOSS.KEEP = 0.0
     cfg.TRAINER.CAPT.MGDE.EVIDENCE_GATE = False
     look_up_texts(base, classes)

@@ -72,10 +72,20 @@ def prompted(tmp_path_factory):
 
 
 def build(prompted, name, folder, shapes, tmp_path):
-    state = {key: torch.zeros(shape) for key, shape in shapes.items()}
+    own = saved(prompted)  # CLIP itself is as it was
+    state = {key: own[key] if key in own else torch.zeros(shape) for key, shape in shapes.items()}
     (tmp_path / folder).mkdir()
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / folder / "model-best.pth.tar")
     return build_base(prompted, BaseSpec(name, str(tmp_path), context_words=""))
+
+
+def saved(prompted):
+    """CLIP's weights under the names that the family saves."""
+    state = {}
+    for key, value in prompted.clip.state_dict().items():
+        key = f"image_encoder.{key.removeprefix('visual.')}" if key.startswith("visual.") else f"text_encoder.{key}"
+        state[key.replace("text_encoder.logit_scale", "logit_scale")] = value
+    return state
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -96,10 +106,7 @@ def test_what_the_method_itself_saves_is_taken(name, prompted, tmp_path):
 
 def test_every_weight_of_clip_may_be_in_the_file(prompted):
     """The family saves CLIP's towers as image_encoder and text_encoder."""
-    state = {}
-    for key, value in prompted.clip.state_dict().items():
-        key = f"image_encoder.{key.removeprefix('visual.')}" if key.startswith("visual.") else f"text_encoder.{key}"
-        state[key.replace("text_encoder.logit_scale", "logit_scale")] = value
+    state = saved(prompted)
     check_keys(state, "a file", BaseSpec("MaPLe"), CLIP)
     with pytest.raises(ValueError, match=r"\['image_encoder.transformer.resblocks.0.adapter.weight'\]"):
         check_keys(

@@ -167,6 +167,24 @@ def test_another_clip_is_refused(case, run, tmp_path):
         _base(case, run(case), tmp_path / "other.pt")
 
 
+TUNED = "image_encoder.transformer.resblocks.0.ln_1.weight"  # as methods that tune CLIP's norms have it
+
+
+@pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT", "PromptKD"])
+def test_a_clip_that_was_tuned_is_refused(case, run, clip_path, tmp_path):
+    folder = _rewrite(run(case), tmp_path, lambda key, value: value * 1.02 if key == TUNED else value)
+    with pytest.raises(ValueError, match=rf"own weights were tuned \({TUNED} differs\)"):
+        _base(case, folder, clip_path)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_is_no_tuning(precision, run, clip_path, tmp_path):
+    def rounded(key, value):
+        return value.to(precision) if value.is_floating_point() and key.startswith(("image_", "text_")) else value
+
+    _base("MaPLe", _rewrite(run("MaPLe"), tmp_path, rounded), clip_path)
+
+
 @pytest.mark.parametrize("case", ["MaPLe", "IVLP", "VPT", "PromptKD"])
 def test_a_resnet_is_refused(case, run, tmp_path):
     torch.save(tiny.resnet_state(), tmp_path / "resnet.pt")

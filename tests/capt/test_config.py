@@ -45,7 +45,7 @@ BAD = {
     "MGDE.HIDDEN_RATIO": (0, "at least 1"),
     "MGDE.DROPOUT": (1.0, "in [0, 1)"),
     "MGDE.CENTROIDS": (-1, "at least 0"),
-    "MGDE.BETA": (0.0, "greater than 0"),
+    "MGDE.BETA": (-0.1, "at least 0"),
     "MGDE.SHARPNESS": (0.0, "greater than 0"),
     "LOSS.CONFUSE": (-1.0, "at least 0"),
     "LOSS.BALANCE": (-1.0, "at least 0"),

@@ -300,7 +300,7 @@ def test_other_formats(hand_bank, tmp_path, monkeypatch, number, fix):
     monkeypatch.setattr("trainers.capt.bank.files.FORMAT", number)
     hand_bank.save(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=f"has format {number}, this code reads 2 and 3; {fix}"):
+    with pytest.raises(ValueError, match=f"has format {number}, this code reads 2 to 4; {fix}"):
         ConfusionBank.load(tmp_path / FILE)
 
 

@@ -155,3 +155,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(code, tmp_path, capsys, mon
     assert train.main(["--output-dir", str(tmp_path), "--trainer", "CoOp"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"error: {os.strerror(code)}, so no run can use it; give another output folder: {tmp_path}"
+
+
+def test_a_disk_that_was_full_before_is_one_line_and_no_lock_stays(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    line = "No space left on device, so no run can use it; give another output folder"
+    with pytest.raises(OSError, match=line) as caught, hold_folder(tmp_path / "run"):
+        raise AssertionError("it was entered")
+    assert caught.value.filename == str(tmp_path / "run")
+    monkeypatch.undo()
+    with hold_folder(tmp_path / "run"):
+        pass

@@ -41,7 +41,7 @@ def test_16_shot_imagenet_on_a_vit_b16():
     assert (found.cached_views, found.tokens_in) == (1, "cache")
     assert found.cache_bytes == 16_000 * row <= 8 * GB
     assert found.token_bytes == 16_000 * 196 * 768 * 2
-    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 6 * 8 + 3 * 4) + 4 * 1000**2
+    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 16 * 32 * 8 + 6 * 8 + 3 * 4) + 4 * 1000**2
     assert found.goes_to_device(24 * GB)
     assert not found.goes_to_device(16 * GB)
     clip = 2 * 150_000_000
@@ -90,10 +90,10 @@ def test_a_resnet_has_no_patch_tokens():
 def test_what_a_run_says():
     first, second = plan().lines(pair_bytes=2**29, capacity=24 * GB)
     assert first == (
-        "Memory: feature cache 4.54 GB in main memory (1 of 4 views); bank at most 0.10 GB, its patch tokens 4.49 GB "
+        "Memory: feature cache 4.54 GB in main memory (1 of 4 views); bank at most 0.16 GB, its patch tokens 4.49 GB "
         "in the cache and on the GPU; pairs of classes 0.50 GB"
     )
-    assert second == "Memory: at most 5.09 GB of it on the GPU"
+    assert second == "Memory: at most 5.15 GB of it on the GPU"
     assert "in the cache;" in plan().lines(0, None)[0]
     assert "encoded again when they are retrieved" in plan(num_bank_images=10**6).lines(0, None)[0]
     assert memory_of(torch.device("cpu")) is None
@@ -115,7 +115,7 @@ def test_rows_and_entries_take_what_the_plan_says(base, bank):
     cache = FeatureCache(iter([_views(base)]), 2, 6)
     assert sum(value.nbytes for value in vars(cache.rows).values()) == 12 * row_bytes(base.prompted)
     entries = bank.entries.without_tokens()
-    entries |= {"place": bank.entries.place[:-1], "keys": bank.likeness.keys(bank.entries.cls[:-1])}
+    entries |= {"place": bank.entries.place[:-1], "keys": bank.filed.keys}
     assert sum(value.nbytes for value in entries.values()) == len(bank) * entry_bytes(base.prompted)
 
 

@@ -8,6 +8,7 @@ from other_methods import METHODS, save
 from torch.nn.functional import normalize
 
 from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip
+from trainers.capt.bases.context import meta_net
 from trainers.capt.bases.learners import BaseSpec, build_base
 
 OLD, NEW = ["cup", "red_fox", "sea view"], ["otter", "accordion"]
@@ -217,16 +218,40 @@ def test_tcp_on_a_shallow_tower_skips_its_tokens_aloud(small_clip, tmp_path, cap
     torch.testing.assert_close(base.text_features[0], normalize(expected, dim=-1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_word_that_prograd_left_in_stays(clip, tmp_path):
+COOPS = ("CoOp", "KgCoOp", "ProGrad")
+
+
+def left_in(clip, folder, name, class_names, **more):
+    """A base of CoOp's form whose stored prompts have these words behind the context; and the learned context."""
+    context = METHODS["ProGrad"][1](clip)["ctx"]
+    suffix = clip.embed(clip.tokenize(class_names))[:, 1:]
+    state = {"ctx": context, "token_suffix": suffix}
+    if name == "CoCoOp":
+        state |= {
+            f"meta_net.{key}": value for key, value in meta_net(clip.embed_dim, clip.text_width).state_dict().items()
+        }
+    save(folder, "prompt_learner", state)
+    return build_base(clip, BaseSpec(name, str(folder), **more)), context
+
+
+@pytest.mark.parametrize("name", COOPS)
+def test_a_word_that_was_left_in_stays(name, clip, tmp_path):
     """Eight words, nine tokens: the last one was not learned, and the suffixes of all classes begin with it."""
-    suffix = clip.embed(clip.tokenize(["a otter.", "a mug.", "a red fox."]))[:, 1:]
-    base, state = base_of("ProGrad", clip, tmp_path, lambda s: s | {"token_suffix": suffix})
-    context = torch.cat([state["ctx"], clip.embed(clip.tokenize(["a"]))[0, 1:2]])
+    base, learned = left_in(clip, tmp_path, name, ["a otter.", "a mug.", "a red fox."])
+    context = torch.cat([learned, clip.embed(clip.tokenize(["a"]))[0, 1:2]])
     expected = torch.stack(other_methods.prompted_texts(clip, ["cup"], context))
     torch.testing.assert_close(base.encode_classes(["cup"]), normalize(expected, dim=-1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_word_that_one_class_begins_with_is_part_of_its_name(clip, tmp_path):
-    suffix = clip.embed(clip.tokenize(["a capella.", "mug."]))[:, 1:]
-    base, state = base_of("ProGrad", clip, tmp_path, lambda s: s | {"token_suffix": suffix})
-    assert torch.equal(base.context, state["ctx"])
+@pytest.mark.parametrize(("name", "more"), [("CoOp", {"class_token_position": "middle"}), ("CoCoOp", {})])
+def test_a_word_that_was_left_in_where_nobody_can_serve_it_is_refused(name, more, clip, tmp_path):
+    with pytest.raises(ValueError, match="has words behind its learned context that were not learned") as caught:
+        left_in(clip, tmp_path / "left", name, ["a otter.", "a mug."], **more)
+    assert "\n" not in str(caught.value)
+    left_in(clip, tmp_path / "none", name, ["otter.", "mug."], **more)
+
+
+@pytest.mark.parametrize("name", COOPS)
+def test_a_word_that_one_class_begins_with_is_part_of_its_name(name, clip, tmp_path):
+    base, learned = left_in(clip, tmp_path, name, ["a capella.", "mug."])
+    assert torch.equal(base.context, learned)

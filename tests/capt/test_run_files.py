@@ -6,6 +6,7 @@ import random
 import resource
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +21,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import killing  # noqa: E402
 
+from trainers.capt.run import states  # noqa: E402
 from trainers.capt.run.files import damage_of, read_checkpoint, save_tensors, write_atomically, write_json  # noqa: E402
 from trainers.capt.run.states import (  # noqa: E402
     Position,
+    StateWriter,
     drop_states,
     newest_state,
     rng_state,
     set_rng_state,
     states_in,
-    write_state,
 )
 
 STATE = {"state_dict": {"a": torch.arange(60.0), "b": torch.ones(3, 5, dtype=torch.half)}, "epoch": 3}
@@ -102,6 +104,11 @@ def test_equal_contents_are_equal_bytes(stored, tmp_path):
 # ---- states ----
 
 
+def write_state(run, position, content, keep):
+    with StateWriter(run, keep) as writer:
+        return writer.write(position, content)
+
+
 def test_states_come_in_order_and_the_last_are_kept(tmp_path):
     for position in ((2, 9), (10, 0), (2, 11), (9, 100000)):
         write_state(tmp_path, Position(*position), {"at": position}, keep=9)
@@ -114,6 +121,36 @@ def test_states_come_in_order_and_the_last_are_kept(tmp_path):
     drop_states(tmp_path)
     assert newest_state([tmp_path, tmp_path / "nowhere"]) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_outlives_a_kill_before_the_disk_has_it_and_older_ones_stay_until_then(tmp_path, monkeypatch):
+    for epoch in (1, 2):
+        write_state(tmp_path, Position(epoch, 0), {}, keep=2)
+    is_synced = threading.Event()
+    monkeypatch.setattr(states, "sync_file", lambda path: is_synced.wait(60))
+    with StateWriter(tmp_path, keep=1) as writer:
+        writer.write(Position(3, 0), {})
+        assert newest_state([tmp_path]).position == (3, 0)
+        assert len(states_in(tmp_path)) == 3
+        is_synced.set()
+        writer.settle()
+        assert [position for position, _ in states_in(tmp_path)] == [(3, 0)]
+
+
+def test_a_disk_that_refuses_late_is_told_and_what_was_there_stays(tmp_path, monkeypatch):
+    def refuse(path):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    writer = StateWriter(tmp_path, keep=1)
+    writer.write(Position(1, 0), {})
+    writer.settle()
+    monkeypatch.setattr(states, "sync_file", refuse)
+    path = writer.write(Position(2, 0), {})
+    with pytest.raises(OSError, match="what was saved before is still there") as caught:
+        writer.write(Position(3, 0), {})
+    assert (caught.value.errno, caught.value.filename) == (errno.EDQUOT, str(path))
+    assert [position for position, _ in states_in(tmp_path)] == [(1, 0)]
+    writer.settle()  # it is told once
 
 
 def test_random_states_come_back(tmp_path):

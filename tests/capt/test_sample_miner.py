@@ -116,7 +116,7 @@ def test_u_is_the_projected_class_token(base, bank):
 
 
 def test_representatives_are_the_banks_entries(base, bank):
-    miner, _, samples, (cls, _, texts) = mine(base, bank)
+    miner, _, samples, (cls, tokens, texts) = mine(base, bank)
     e = bank.entries
     assert samples.valid.any()
     for b, k in samples.valid.nonzero().tolist():
@@ -125,9 +125,8 @@ def test_representatives_are_the_banks_entries(base, bank):
         torch.testing.assert_close(samples.features[b, k], expected[0], rtol=1e-5, atol=1e-6)
         correction = texts[e.label[m]] - texts[e.pseudo_label[m]]
         torch.testing.assert_close(samples.corrections[b, k], correction)
-        alike = torch.nn.functional.cosine_similarity(
-            cls[b] - bank.likeness.center, e.cls[m] - bank.likeness.center, dim=0
-        )
+        looks = bank.look(cls[b : b + 1], tokens[b : b + 1])[0], torch.cat([e.cls[m], e.layout[m]])
+        alike = torch.nn.functional.cosine_similarity(*(look - bank.likeness.center for look in looks), dim=0)
         torch.testing.assert_close(samples.similarity[b, k], alike, rtol=1e-5, atol=1e-5)
         assert samples.label[b, k] == e.label[m]
 

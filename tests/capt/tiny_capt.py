@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "trainers"))
 
 import tiny  # noqa: E402
 
+from trainers.capt.backbone.layout import patch_layout  # noqa: E402
 from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews  # noqa: E402
 from trainers.capt.bank.pair_features import PairFeatures  # noqa: E402
@@ -79,7 +80,7 @@ def make_bank(base, classnames=CLASSES, num_images=20, seed=5):
     z, cls, tokens = encode(base, images(num_images, seed))
     label = torch.arange(num_images) % len(classnames)
     probs = (5 * torch.rand(num_images, len(classnames), generator=generator(seed))).softmax(dim=-1)
-    tokens = {} if tokens is None else {"tokens": tokens}
+    tokens = {} if tokens is None else {"tokens": tokens, "layout": patch_layout(tokens)}
     views = JudgedViews.of(probs, label, z, cls=cls, **tokens)
     return ConfusionBank.build(classnames, [f"train/{i}.png" for i in range(num_images)], [views])
 

@@ -1,5 +1,7 @@
 """The copy of stdout in log.txt."""
 
+import errno
+import os
 import re
 import sys
 
@@ -77,3 +79,14 @@ def test_a_line_is_in_the_file_as_soon_as_it_is_whole(tmp_path):
     with Logger(str(tmp_path / "log.txt")) as logger:
         logger.write("epoch [1/2]\n")
         assert (tmp_path / "log.txt").read_text() == "epoch [1/2]\n"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk_names_the_log_once(capsys):
+    logger = Logger("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        logger.write("a line\n")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, "/dev/full")
+    logger.write("another\n")
+    logger.flush()
+    assert capsys.readouterr().out == "a line\nanother\n"

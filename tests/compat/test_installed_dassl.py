@@ -56,7 +56,7 @@ def test_the_installed_one_wins(probed):
 
 def test_repairs_are_announced(probed):
     lines = [line for line in probed["installed"][0].splitlines() if line.startswith("Dassl repaired: ")]
-    needed = ["warm-up schedules no longer pass verbose", "restricted unpickler", "drives the live optimiser"]
+    needed = ["warm-up schedules no longer pass verbose", "restricted unpickler", "drives the live optimiser", "np.int"]
     if "wilds" in probed["installed"][0]:
         needed.insert(0, "wilds is not installed")
     assert len(lines) == len(needed)
@@ -131,6 +131,28 @@ for state in (scheduler.state_dict(), pickled):
 def test_repaired_dassl_resumes_with_warm_up(dassl_copy):
     out = python("-c", REPAIRED.format(root=str(ROOT), dassl=str(dassl_copy)))
     assert out.count("RATES [0.75, 0.5, 0.25]") == 2
+
+
+AUGMENTED = """
+import sys
+sys.path[:0] = [{root!r}, {dassl!r}]
+import compat
+import numpy as np
+from dassl.data.transforms.autoaugment import CIFAR10Policy, ImageNetPolicy, SVHNPolicy
+from dassl.data.transforms.randaugment import SolarizeAdd
+from PIL import Image
+
+image = Image.fromarray(np.array([[[0, 100, 250]]], dtype=np.uint8))
+print("ADDED", np.array(SolarizeAdd(image, 20, 128)).tolist())
+for policy in (ImageNetPolicy(), CIFAR10Policy(), SVHNPolicy()):
+    policy(image.resize((8, 8)))
+"""
+
+
+def test_repaired_dassl_augments(dassl_copy):
+    """20 more, clipped to 255; what is 128 or above is inverted: 20, 120, 255 -> 20, 120, 0."""
+    out = python("-c", AUGMENTED.format(root=str(ROOT), dassl=str(dassl_copy)))
+    assert "ADDED [[[20, 120, 0]]]" in out
 
 
 def test_repairs_change_no_file(probed, dassl_copy):

@@ -2,8 +2,9 @@
 
     python tests/peers/base_runs.py <folder of the copies> <data> <clip.pt> <side> <output folder> [method ...]
 
-prints one line a method: accuracy by the host's own test and of the base model here, on base and new classes, and
-CAPT's. ``data`` is a folder that holds Caltech101 and that may be written to.
+prints two rows a method of docs/BASES.md's table: images that the host's own test, the base model here and CAPT get
+right, on base and new classes; whether CAPT, stopped, goes on to the same files; how often ``capt.load`` and ``capt
+predict`` say what CAPT's test said. ``data`` is a folder that holds Caltech101 and that may be written to.
 """
 
 import json
@@ -16,8 +17,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(HERE.parent / "trainers")]
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent / "trainers")]
 
+import base_life  # noqa: E402
 import hosts  # noqa: E402
 import run_host  # noqa: E402
 
@@ -187,33 +189,57 @@ def write_sentences(folder, data):
         path.write_text(json.dumps({**{name: [f"a photo of a {name}."] * 20 for name in plain}, **known}))
 
 
-def capt_runs(place, run):
-    """CAPT on it: train, test new classes; gives {half: (right of the base, right of CAPT, of)}."""
+CAPT = ("--trainer", "CAPT", "--config-file", "configs/trainers/CAPT/vit_b16_ep20.yaml")
+HALVES = {"base": "capt", "new": "capt_new"}  # half of the classes -> folder of CAPT's run
+
+
+def capt_options(place, run):
+    """Keys of a CAPT that stands on what the host left."""
     base = ["TRAINER.CAPT.BASE.NAME", run.name, "TRAINER.CAPT.BASE.DIR", place.out / run.trainer / "train"]
     pairs = zip(run.base[::2], run.base[1::2], strict=True)
     base += [word for key, value in pairs for word in (f"TRAINER.CAPT.BASE.OPTIONS.{key}", value)]
-    own = ("--trainer", "CAPT", "--config-file", "configs/trainers/CAPT/vit_b16_ep20.yaml")
+    return [*base, "TRAINER.CAPT.PREC", "fp32"]
+
+
+def capt_runs(place, run):
+    """CAPT on it: train, test new classes; gives {half: (right of the base, right of CAPT, of)}."""
     folder, found = place.out / run.trainer, {}
-    for half, out in (("base", "capt"), ("new", "capt_new")):
+    for half, out in HALVES.items():
         more = {"evaluate": folder / "capt"} if half == "new" else {}
-        flags = place.flags(folder / out, half, *own, **more)
-        place.call(ROOT, "train.py", *flags, *base, "TRAINER.CAPT.PREC", "fp32")
+        place.call(ROOT, "train.py", *place.flags(folder / out, half, *CAPT, **more), *capt_options(place, run))
         record = json.loads((folder / out / "results.json").read_text())
         shares = record["confusion"]["base_accuracy"], record["accuracy"]
         found[half] = (*(round(share * record["num_test"] / 100) for share in shares), record["num_test"])
     return found
 
 
+def capt_life(place, run):
+    """Behind :func:`capt_runs`: whether it resumes, and {half: (same by capt.load, same by capt predict, of)}."""
+    folder = place.out / run.trainer
+    words = place.flags("", "base", *CAPT)
+    at = words.index("--output-dir")
+    argv = [*words[:at], *words[at + 2 :], *capt_options(place, run)]
+    halves = {half: base_life.served(place, folder / "capt", folder / out) for half, out in HALVES.items()}
+    return base_life.resumes(place, folder, argv), halves
+
+
+COLUMNS = ("method", "classes", "host's own test", "base model here", "CAPT", "resumes", "capt.load", "capt predict")
+
+
 def main(copies, data, clip, side, out, *methods):
-    """One line a method."""
+    """A Markdown table, two rows a method."""
     place = Place(Path(copies), Path(data), Path(clip), int(side), Path(out).resolve())
+    print(f"| {' | '.join(COLUMNS)} |\n|---|---|--:|--:|--:|---|--:|--:|", flush=True)
     for method in methods or RUNS:
         run = RUNS[method]
         theirs, ours = host_runs(place, run), capt_runs(place, run)
+        same, halves = capt_life(place, run)
         for half, (right, of) in theirs.items():
             base, capt, ours_of = ours[half]
-            line = f"{method:10} {half:4} host {right}/{of}  base model {base}/{ours_of}  CAPT {capt}/{ours_of}"
-            print(line, flush=True)
+            cells = [method, half, f"{right} of {of}", f"{base} of {ours_of}", f"{capt} of {ours_of}"]
+            cells += [("same files" if same else "other files") if half == "base" else ""]
+            cells += [f"{count} of {halves[half][-1]}" for count in halves[half][:2]]
+            print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

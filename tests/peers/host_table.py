@@ -4,7 +4,8 @@
     python tests/peers/host_table.py PEERS --data DATA --clip CLIP.pt --out FOLDER MaPLe TCP  # these
     python tests/peers/host_table.py PEERS --out FOLDER --print                               # the table so far
 
-PEERS holds the copies, called <owner>+<name>; DATA holds caltech-101. Each host is copied, the plugin is dropped in,
+PEERS holds the copies, called <owner>+<name>; DATA holds caltech-101, and tiny-imagenet where a host reads ImageNet
+alone, whose place 20 of its classes take. Each host is copied, the plugin is dropped in,
 its own train.py trains CAPT (2 shots, 1 epoch) and tests the new classes (every fourth image), its parser reads the
 logs, and the plugin is taken out. One JSON file a host, so that a table can be made in parts. What this Python lacks of
 a host's own packages may lie in a folder that --packages names.
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +41,20 @@ class Peer:
     folder: str = ""
     dassl: str = UPSTREAM
     more: tuple = ()  # arguments without which its own train.py goes no further
-    no_data: str = ""  # why nothing is trained there, where the host reads no Caltech101
+    no_data: str = ""  # why nothing is trained there, where no data that the host reads are here
+    dataset: str = "caltech101"  # or imagenet
+    epochs: int = 1  # that its own train.py trains for 2 shots, whatever is asked
+
+    @property
+    def remark(self):
+        """What its figures are of, where that is not Caltech101 and one epoch."""
+        data = "it reads ImageNet alone; 20 classes of Tiny-ImageNet" if self.dataset == "imagenet" else ""
+        return data or (f"its train.py sets {self.epochs} epochs, as in our run" if self.epochs > 1 else "")
+
+    @property
+    def ours(self):
+        """Folder of this repository's run of the same data and epochs."""
+        return "ours" if (self.dataset, self.epochs) == ("caltech101", 1) else f"ours_{self.dataset}_{self.epochs}"
 
 
 HOSTS = {
@@ -53,9 +68,9 @@ HOSTS = {
     "ATPrompt": Peer("zhengli97+ATPrompt", dassl="zhengli97+ATPrompt/Dassl.pytorch"),
     "ProText": Peer("muzairkhattak+ProText", dassl="muzairkhattak+ProText/Dassl.pytorch"),
     "TextRefiner": Peer("xjjxmu+TextRefiner", "."),
-    "PLOT (plot-coop)": Peer("CHENGY12+PLOT", "plot-coop"),
-    "PLOT (plot-pp)": Peer("CHENGY12+PLOT", "plot-pp"),
-    "LoCoOp": Peer("AtsuMiyai+LoCoOp"),
+    "PLOT (plot-coop)": Peer("CHENGY12+PLOT", "plot-coop", epochs=100),
+    "PLOT (plot-pp)": Peer("CHENGY12+PLOT", "plot-pp", epochs=100),
+    "LoCoOp": Peer("AtsuMiyai+LoCoOp", dataset="imagenet"),
     "LASP": Peer("1adrianb+lasp"),
     "CoPrompt": Peer("ShuvenduRoy+CoPrompt"),
     "MMA": Peer("ZjjConan+Multi-Modal-Adapter"),
@@ -104,7 +119,8 @@ def run_host(name, peers, files, packages):
         if peer.no_data or (obstacle and not peer.more):
             row["remark"] = row["remark"] or f"comes to trainer.train(); {peer.no_data}"
         else:
-            row |= _train_and_test(Path(root), entry, path, files, peer.more)
+            row |= _train_and_test(Path(root), entry, path, files, peer)
+            row["remark"] = row["remark"] or peer.remark
     finally:
         undone = _python(hosts.ROOT, path, "scripts/drop_in.py", copy / peer.folder, "--undo")
         same = hosts.digest(copy) == before
@@ -114,28 +130,21 @@ def run_host(name, peers, files, packages):
     return row
 
 
-def _train_and_test(root, entry, path, files, more=(), out="theirs"):
+def _train_and_test(root, entry, path, files, peer, out="theirs"):
     """Train on the base classes, test on the new ones, and hold both against this repository's own run."""
     shutil.rmtree(files / out, ignore_errors=True)
-    shutil.rmtree(files / "data" / "caltech-101" / "split_fewshot", ignore_errors=True)
+    for drawn in (files / "data").glob("*/split_fewshot"):  # ImageNet's list of files stays: it has no order of its own
+        shutil.rmtree(drawn)
     found = {}
     for step, subsample, folder in (("train", "base", "train"), ("new classes", "new", "test/seed1")):
         argv = ["--root", files / "data", "--seed", 1, "--trainer", "CAPT", "--output-dir", files / out / folder]
-        argv += ["--dataset-config-file", "configs/datasets/caltech101.yaml", "--backbone", files / "clip.pt"]
+        argv += ["--dataset-config-file", f"configs/datasets/{peer.dataset}.yaml", "--backbone", files / "clip.pt"]
         argv += ["--config-file", "configs/trainers/CAPT/vit_b16_ep20.yaml"]
-        argv += ["--model-dir", files / out / "train", "--load-epoch", 1, "--eval-only"] if step != "train" else []
-        argv += [
-            *more,
-            "INPUT.SIZE",
-            "(48, 48)",
-            "USE_CUDA",
-            "False",
-            "DATALOADER.NUM_WORKERS",
-            0,
-            "DATASET.NUM_SHOTS",
-            2,
-        ]
-        argv += ["OPTIM.MAX_EPOCH", 1, "OPTIM.WARMUP_CONS_LR", 0.002, "DATASET.SUBSAMPLE_CLASSES", subsample]
+        if step != "train":
+            argv += ["--model-dir", files / out / "train", "--load-epoch", peer.epochs, "--eval-only"]
+        argv += [*peer.more, "INPUT.SIZE", "(48, 48)", "USE_CUDA", "False", "DATALOADER.NUM_WORKERS", 0]
+        argv += ["DATASET.NUM_SHOTS", 2, "DATASET.SUBSAMPLE_CLASSES", subsample]
+        argv += ["OPTIM.MAX_EPOCH", peer.epochs, "OPTIM.WARMUP_CONS_LR", 0.002]
         start = time.time()
         done = _python(root, path, entry, *argv)
         results = files / out / folder / "results.json"
@@ -144,18 +153,18 @@ def _train_and_test(root, entry, path, files, more=(), out="theirs"):
             found["remark"] = _last_line(done.stderr or done.stdout)
             return found
         accuracy = json.loads(results.read_text())["accuracy"]
-        found[step] = f"{accuracy:.2f}{_beside_ours(files, out, folder)}"
+        found[step] = f"{accuracy:.2f}{_beside_ours(files, out, folder, peer)}"
         found["remark"] = "" if done.returncode == 0 else f"exit code {done.returncode}: {_last_line(done.stderr)}"
         found[f"seconds, {step}"] = round(time.time() - start)
     found["parse"] = _parse(root, path, files / out / "test")
     return found
 
 
-def _beside_ours(files, out, folder):
+def _beside_ours(files, out, folder, peer):
     """Nothing where the predictions are this repository's, image by image; else how many differ."""
-    if out == "ours":
+    if out == peer.ours:
         return ""
-    ours, theirs = (np.load(files / name / folder / "predictions.npz") for name in ("ours", out))
+    ours, theirs = (np.load(files / name / folder / "predictions.npz") for name in (peer.ours, out))
     if list(ours["impaths"]) != list(theirs["impaths"]):
         return " (other images)"
     num = int((ours["predictions"] != theirs["predictions"]).sum())
@@ -188,8 +197,8 @@ def _last_line(text):
     return lines[-1].strip() if lines else "no word"
 
 
-def lay_out(data, clip, files):
-    """Data that may be written beside, and the CLIP; our own run to hold the others against."""
+def lay_out(data, clip, files, peers):
+    """Data that may be written beside, and the CLIP; our own runs to hold the others against."""
     target = files / "data" / "caltech-101"
     if not target.is_dir():
         target.mkdir(parents=True)
@@ -198,8 +207,26 @@ def lay_out(data, clip, files):
         split["test"] = split["test"][::TEST_EVERY]
         (target / SPLIT).write_text(json.dumps(split))
         shutil.copy(clip, files / "clip.pt")
-    if not (files / "ours" / "test" / "seed1" / "results.json").is_file():
-        print("this repository:", _train_and_test(hosts.ROOT, "train.py", "", files, out="ours"), flush=True)
+    if any(peer.dataset == "imagenet" for peer in peers) and not (files / "data" / "imagenet").is_dir():
+        _lay_out_imagenet(data / "tiny-imagenet", files / "data" / "imagenet")
+    for peer in {peer.ours: peer for peer in peers if not peer.no_data}.values():
+        if not (files / peer.ours / "test" / "seed1" / "results.json").is_file():
+            own = Peer("", dataset=peer.dataset, epochs=peer.epochs)
+            print("this repository:", _train_and_test(hosts.ROOT, "train.py", "", files, own, peer.ours), flush=True)
+
+
+def _lay_out_imagenet(tiny, target):
+    """ImageNet's layout: of each of 20 classes 10 images to train on and 10 to test on."""
+    with tarfile.open(tiny / "train.tar") as archive:
+        files = sorted((member for member in archive if member.isfile()), key=lambda member: member.name)
+        folders = sorted({Path(member.name).parts[-2] for member in files})[:20]
+        for folder in folders:
+            images = [member for member in files if Path(member.name).parts[-2] == folder]
+            for number, member in enumerate(images[:20]):
+                place = target / "images" / ("train" if number < 10 else "val") / folder / Path(member.name).name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(archive.extractfile(member).read())
+    shutil.copyfile(tiny / "classnames.txt", target / "classnames.txt")
 
 
 def table(rows):
@@ -226,7 +253,7 @@ def main():
     rows = args.out / "rows"
     rows.mkdir(parents=True, exist_ok=True)
     if not args.only_print:
-        lay_out(args.data, args.clip, args.out)
+        lay_out(args.data, args.clip, args.out, [HOSTS[name] for name in args.names or HOSTS])
         for name in args.names or HOSTS:
             if not (args.peers / HOSTS[name].copy).is_dir():
                 print(f"{name}: no {args.peers / HOSTS[name].copy}", flush=True)

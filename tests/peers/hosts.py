@@ -60,16 +60,25 @@ def python(folder, script, *arguments, dassl=None, check=True):
 
 
 def flags(
-    data, clip, out, trainer, *, seed=1, subsample="base", evaluate="", transforms="('random_flip', 'normalize')"
+    data,
+    clip,
+    out,
+    trainer,
+    *,
+    seed=1,
+    subsample="base",
+    evaluate="",
+    transforms="('random_flip', 'normalize')",
+    epochs=2,
 ):
     """The command line of a small run, the same in every host."""
     argv = ["--root", data, "--seed", seed, "--trainer", trainer, "--backbone", clip, "--output-dir", out]
     argv += ["--dataset-config-file", "configs/datasets/caltech101.yaml"]
     if evaluate:
-        argv += ["--model-dir", evaluate, "--load-epoch", 2, "--eval-only"]
+        argv += ["--model-dir", evaluate, "--load-epoch", epochs, "--eval-only"]
     argv += ["INPUT.SIZE", f"({SIDE}, {SIDE})", "INPUT.TRANSFORMS", transforms, "USE_CUDA", "False"]
     argv += ["DATALOADER.NUM_WORKERS", 0, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "DATALOADER.TEST.BATCH_SIZE", 50]
-    argv += ["OPTIM.NAME", "sgd", "OPTIM.LR", 0.02, "OPTIM.MAX_EPOCH", 2, "OPTIM.LR_SCHEDULER", "cosine"]
+    argv += ["OPTIM.NAME", "sgd", "OPTIM.LR", 0.02, "OPTIM.MAX_EPOCH", epochs, "OPTIM.LR_SCHEDULER", "cosine"]
     argv += ["OPTIM.WARMUP_EPOCH", 1, "OPTIM.WARMUP_TYPE", "constant", "OPTIM.WARMUP_CONS_LR", 1e-3]
     argv += ["TRAIN.PRINT_FREQ", 1, "DATASET.NUM_SHOTS", 4, "DATASET.SUBSAMPLE_CLASSES", subsample]
     return [*argv, f"TRAINER.{trainer.upper()}.PREC", "fp32"]

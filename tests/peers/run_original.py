@@ -26,12 +26,13 @@ REPOSITORIES = {
 }
 
 
-def _patch_torch():
+def _patch_torch(device):
     import torch
 
     for owner in (torch.Tensor, torch.nn.Module):
-        owner.cuda = lambda self, *args, **kwargs: self
         owner.half = lambda self: self
+        if device == "cpu":
+            owner.cuda = lambda self, *args, **kwargs: self
     load = torch.load
     torch.load = lambda *args, **kwargs: load(*args, **{**kwargs, "weights_only": False})
 
@@ -41,14 +42,14 @@ def _patch_torch():
     torch.jit.load = no_archive
 
 
-def _prepare(copies, repository, clip_path):
+def _prepare(copies, repository, clip_path, device="cpu"):
     """Make ``dassl`` and the repository's own ``clip`` importable, with the weights of ``clip_path``."""
     folder = Path(copies) / repository
     sys.path[:0] = [str(folder), str(ROOT)]
     import compat  # noqa: F401
 
     sys.path.remove(str(ROOT))
-    _patch_torch()
+    _patch_torch(device)
     if importlib.util.find_spec("pkg_resources") is None:
         import packaging
         import packaging.version

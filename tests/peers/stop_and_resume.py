@@ -24,7 +24,8 @@ from trainers.capt.run.signals import Interrupted  # noqa: E402
 
 
 def main(folder, *more):
-    folder, more = Path(folder), ("TRAIN.CHECKPOINT_FREQ", 0, "TRAIN.KEEP_MINUTES", 0.0, "OPTIM.WARMUP_EPOCH", 1, *more)
+    options = ("TRAIN.CHECKPOINT_FREQ", 0, "OPTIM.WARMUP_EPOCH", 1, "TRAINER.CAPT.MGDE.BETA", 0.1)
+    folder, more = Path(folder), (*options, *more)
     DATASET_REGISTRY.register(runs.TinyPictures)
     tiny_capt.draw_pictures(folder / "data", runs.CLASSES, 9)
     torch.save(tiny_capt.clip_state(), folder / "clip.pt")

@@ -1,7 +1,7 @@
 """What the shell scripts are asked in ``test_plan_golden.py``, and how an answer is recorded.
 
 The answers in ``plan_golden.json`` are those of the scripts as they were before their plans moved from shell to Python;
-ablate.sh alone has a variant more since, no_sys, and two keys more in literal.
+ablate.sh alone is recorded anew: its variants follow the defaults.
 ``python tests/scripts/plan_cases.py`` records them anew: only where a change of what the scripts print is meant.
 """
 

@@ -81,10 +81,15 @@ def wait_for(condition, seconds):
 
 
 def let_go():
-    """Jobs that were put back begin now, not in two minutes."""
-    for job, said in slurm.queue().items():
-        if said.reason == "BeginTime":
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
+    """Jobs that were put back begin in a moment, not in two minutes.
+
+    Within the second in which it put a job back, Slurm's credentials for it are revoked, and it could not start.
+    """
+    delayed = [job for job, said in slurm.queue().items() if said.reason == "BeginTime"]
+    if delayed:
+        time.sleep(2)
+    for job in delayed:
+        subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=False)
 
 
 def ended():
@@ -127,8 +132,9 @@ def test_a_sweep_of_two_data_sets_two_seeds_and_capt_on_two_bases_ends_complete(
     assert again.stdout.startswith("Sent 0 jobs\n")
 
 
-def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straight_run(cluster, tmp_path):
+def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straight_run(cluster, tmp_path, monkeypatch):
     """By Slurm's requeue, by the warning before a time limit, and by a grace time in which Slurm ends nothing."""
+    monkeypatch.setenv("OPTS", "TRAINER.CAPT.MGDE.BETA 0.1")  # with experts CAPT has epochs to be stopped in
     grid = ["--methods", "capt:MaPLe", "--datasets", "glyphs", "--seeds", "1", "--shots", "4", "--epochs", "60"]
     assert sweep("submit", *grid, *CLUSTER).returncode == 0
     runs = tmp_path / "out/base2new/train_base/glyphs/shots_4"
@@ -158,6 +164,25 @@ def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straig
         expected = digests(straight / folder.relative_to(tmp_path / "out"))
         assert expected
         assert digests(folder) == expected
+
+
+def test_a_job_of_several_cells_is_preempted_and_goes_on(cluster, tmp_path):
+    """Its runs share a process, which gets the signal as the job does."""
+    grid = ["--methods", "coop", "--datasets", "glyphs", "--seeds", "1 2", "--shots", "4", "--epochs", "40"]
+    sent = sweep("submit", *grid, *CLUSTER, "--per-job", "2")
+    assert sent.stdout.startswith("Sent 1 job"), sent.stderr
+    first, second = (tmp_path / f"out/base2new/train_base/glyphs/shots_4/CoOp/demo/seed{seed}" for seed in (1, 2))
+    job = Sweep.find(os.environ["OUTPUT"], "base2new").jobs["coop_glyphs_1"]
+    for folder in (first, second):
+        wait_for(lambda: any("epoch [3/" in log.read_text() for log in folder.glob("log.txt*")), 600)  # noqa: B023
+        subprocess.run(["scancel", "-s", "USR2", job], check=True)
+        wait_for(lambda: slurm.queue()[job].state == "PENDING", 60)
+        let_go()
+    wait_for(ended, 600)
+    assert {standing.state for standing in stand().values()} == {"done"}
+    for seed in (1, 2):
+        log = Path(os.environ["OUTPUT"], f"sweeps/base2new/cells/coop_glyphs_{seed}.log").read_text()
+        assert len(re.findall(r"^SIGUSR2: stopped behind epoch \d+", log, re.MULTILINE)) == 1, log[-3000:]
 
 
 def test_a_job_that_fails_is_reported_and_the_rest_goes_on(cluster, tmp_path, monkeypatch):

@@ -26,3 +26,11 @@ def make_trainer(clip_path):
         return tiny.make_trainer(name, kwargs.pop("clip_path", clip_path), keys, **kwargs)
 
     return make
+
+
+@pytest.fixture
+def build(tmp_path, clip_path):
+    """``build(name, where, *options)``: a trainer on a dozen pictures in ``<tmp_path>/<where>/out``."""
+    import stopping  # it imports the trainers
+
+    return stopping.builder(tmp_path, clip_path, tiny.save_teacher(clip_path.parent / "teacher"))

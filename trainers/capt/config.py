@@ -27,6 +27,7 @@ PUBLISHED: dict[str, Any] = {
     "BANK.NEAR_MISSES": 2.0,
     "SYS.ON": False,
     "SAM.BY_LABEL": False,
+    "SAM.LAYOUT": False,
     "SAM.SHRINKAGE": 1.0,
     "MGDE.CORRECTIONS": False,
     "MGDE.EVIDENCE_GATE": False,
@@ -65,7 +66,7 @@ def extend_cfg(cfg: CfgNode) -> None:
         # stored: as CoOp reads; shown: turned as EXIF says, on white; auto: shown for the data set Folder alone (D)
         cfg.INPUT.PICTURES = "auto"
     cfg.TRAIN.KEEP = 2  # states of an unfinished run that are kept: the last, and those before it should it be damaged
-    cfg.TRAIN.KEEP_MINUTES = -1.0  # least time between states of epochs; below 0: so long that they take 2 % of it
+    cfg.TRAIN.KEEP_MINUTES = 0.0  # least time between states of epochs; below 0: so long that they take 2 % of it
     node = cfg.TRAINER.CAPT = CfgNode()
 
     # Precision of the frozen towers: fp16, bf16, fp32, amp. What is trained computes in fp32 always (D).
@@ -118,20 +119,23 @@ def extend_cfg(cfg: CfgNode) -> None:
     node.SAM.NUM_REPRESENTATIVES = 8  # K, >= 1
     node.SAM.BY_LABEL = True  # retrieve what is labelled t or a mined j (D); False: the pairs {t, j} alone (P)
     node.SAM.MAX_MB = 256.0  # of memory that a batch's retrieval may take besides the bank, > 0 (D)
-    node.SAM.SHRINKAGE = 0.3  # of the scatter within classes by which images are compared, (0, 1]; 1: plain cosine (D)
+    node.SAM.LAYOUT = True  # compare images by the layout of their patch tokens as well, not by class tokens alone (D)
+    node.SAM.SHRINKAGE = 0.5  # of the scatter within classes by which images are compared, (0, 1]; 1: plain cosine (D)
     node.SAM.ALPHA = 5.0  # a of alpha = a c^gamma, > 0
     node.SAM.GAMMA = 0.5  # gamma, >= 0
 
     # Multi-Granularity Discrepancy Expert (P 3.3, Eq. 11).
     node.MGDE = CfgNode()
-    node.MGDE.ON = True  # False: corrections alone, no attention and no experts
+    node.MGDE.ON = True  # False: as BETA 0, whatever BETA is
     node.MGDE.TOP_K = 2  # experts a query is routed to, 1 to 3 (R: 2)
     node.MGDE.HIDDEN_RATIO = 4  # hidden width of an expert over D (R: 4)
     node.MGDE.DROPOUT = 0.3  # in the experts, [0, 1) (R: 0.3)
     node.MGDE.CENTROIDS = 5  # K-means centroids that the semantic experts start from (R: 5); 0: random start
-    node.MGDE.BETA = 0.1  # scale of the experts' residual, z' = norm(z + beta r + corrections), > 0
+    # Scale of the experts' residual, z' = norm(z + beta r + corrections), >= 0 (P). Held-out classes choose 0 (D): no
+    # experts, no adapter, no L_confuse, nothing that is trained by gradients.
+    node.MGDE.BETA = 0.0
     node.MGDE.SHARPNESS = 3.0  # b of exp(-b (1 - cos)), > 0 (D)
-    node.MGDE.GAIN = 0.6  # a, how far the corrections move z, >= 0 (D)
+    node.MGDE.GAIN = 2.4  # a, how far the corrections move z, at most where it is fitted, >= 0 (D)
     node.MGDE.FIT_GAIN = True  # choose a between 0 and GAIN by leave-one-out on the run's shots (D)
     node.MGDE.CORRECTIONS = True  # representatives pull from their rival's text to their label's (D)
     node.MGDE.EVIDENCE_GATE = True  # experts are silent where the bank knows nothing of a pair (D); SAM.ON only
@@ -165,14 +169,14 @@ def settings_from(node: CfgNode) -> CAPTSettings:
         hidden_ratio=node.MGDE.HIDDEN_RATIO,
         top_k=node.MGDE.TOP_K,
         dropout=node.MGDE.DROPOUT,
-        beta=node.MGDE.BETA,
+        beta=float(node.MGDE.BETA),
         sharpness=node.MGDE.SHARPNESS,
         gain=node.MGDE.GAIN,
         gate_by_evidence=node.MGDE.EVIDENCE_GATE and node.SAM.ON,  # all evidence comes from the samples
         use_sem=node.SEM.ON,
         use_sam=node.SAM.ON,
         use_adapter=node.SAM.get("ADAPTER", True),  # runs from before the key all had it
-        use_mgde=node.MGDE.ON,
+        use_mgde=node.MGDE.ON and node.MGDE.BETA > 0,
         use_corrections=node.MGDE.CORRECTIONS,
         weight_confuse=node.LOSS.CONFUSE,
         weight_balance=node.LOSS.BALANCE,
@@ -219,9 +223,6 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         ("BANK.FOLD_CONFIG", bank.FOLD_CONFIG, bool(bank.FOLD_CONFIG) or not needs_folds, "a yaml for crossfit"),
         at_least("SEM.NUM_PAIRS", sem.NUM_PAIRS, 1),
         positive("SEM.MAX_GB", sem.MAX_GB),
-        ("SAM.ON", sam.ON, sam.ON or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
-        ("SAM.ADAPTER", sam.ADAPTER, sam.ADAPTER or mgde.ON, "True where MGDE.ON is False, else nothing is trained"),
-        ("MGDE.CORRECTIONS", mgde.CORRECTIONS, mgde.CORRECTIONS or mgde.ON, "True where MGDE.ON is False"),
         at_least("SAM.NUM_REPRESENTATIVES", sam.NUM_REPRESENTATIVES, 1),
         positive("SAM.MAX_MB", sam.MAX_MB),
         positive("SAM.ALPHA", sam.ALPHA),
@@ -231,11 +232,10 @@ def _rules(node: CfgNode) -> list[tuple[str, Any, bool, str]]:
         at_least("MGDE.HIDDEN_RATIO", mgde.HIDDEN_RATIO, 1),
         ("MGDE.DROPOUT", mgde.DROPOUT, 0 <= mgde.DROPOUT < 1, "in [0, 1)"),
         at_least("MGDE.CENTROIDS", mgde.CENTROIDS, 0),
-        positive("MGDE.BETA", mgde.BETA),
+        at_least("MGDE.BETA", mgde.BETA, 0),
         positive("MGDE.SHARPNESS", mgde.SHARPNESS),
         at_least("MGDE.GAIN", mgde.GAIN, 0),
         at_least("LOSS.CONFUSE", loss.CONFUSE, 0),
-        ("LOSS.CONFUSE", loss.CONFUSE, loss.CONFUSE > 0 or mgde.ON, "above 0 where MGDE.ON is False"),
         at_least("LOSS.BALANCE", loss.BALANCE, 0),
         at_least("LOSS.KEEP", loss.KEEP, 0),
         at_least("CACHE.VIEWS", node.CACHE.VIEWS, 0),

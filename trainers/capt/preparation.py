@@ -43,6 +43,7 @@ class PreparationMixin(RunRecordMixin):
         choices: what was chosen, and by what.
         query_index: ``(n,)`` the bank's index of each training image.
         mined: the pairs that cached views were mined with.
+        num_met_ahead: how many pairs were known before the first step.
     """
 
     model: CAPTModel
@@ -53,6 +54,7 @@ class PreparationMixin(RunRecordMixin):
     choices: dict[str, Any]
     query_index: Tensor
     mined: MinedViews
+    num_met_ahead: int
 
     def prepare(self) -> None:
         """In this order, since the bank files what is still confused behind the shift."""
@@ -67,6 +69,7 @@ class PreparationMixin(RunRecordMixin):
         self.query_index = bank.image_index([self._relative(item.impath) for item in self.dm.dataset.train_x])
         self._meet_pairs(bank)
         self._fit_gain()
+        self.num_met_ahead = len(self.pairs)
 
     @cached_property
     def run_seed(self) -> int:

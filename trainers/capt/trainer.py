@@ -48,9 +48,9 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
     """Confusion-Aware Prompt Tuning on a frozen base learner."""
 
     model: CAPTModel
-    optim: torch.optim.Optimizer
+    optim: torch.optim.Optimizer | None
     choices: dict[str, Any]
-    _lacks_weights = False  # load_model was called without a folder
+    _lacks_weights = True  # nothing was trained or loaded
     backbones = "any CLIP or SigLIP; on a ResNet without the Diff-Manner Adapter, which adapts patch tokens"
 
     # ------------------------------------------------------------------------------------------------------- building
@@ -77,7 +77,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
 
         torch.manual_seed(hash_seed(self.run_seed))  # the start of the weights must not depend on what ran before
         self.model = CAPTModel(base, settings_from(node)).to(self.device)
-        if self.model.sample_miner is not None and self.model.refiner.adapter is None:
+        if self.model.is_learned and self.model.sample_miner is not None and self.model.refiner.adapter is None:
             print("No Diff-Manner Adapter: the bank's images are compared and read by their features as they are")
         self.prompt_library = PromptLibrary(node.SEM.PROMPTS, cfg.DATASET.NAME, self._all_classnames())
         for path in self.prompt_library.files:
@@ -90,8 +90,10 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         total = trained + sum(p.numel() for p in base.parameters())
         print(f"# trained params: {trained:,} of {total:,} ({100 * trained / total:.2f}%)")
 
-        self.optim = build_optimizer(self.model.refiner, cfg.OPTIM)
-        self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
+        self.optim = self.sched = None
+        if self.model.is_learned:
+            self.optim = build_optimizer(self.model.refiner, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         self.register_model(MODEL_NAME, self.model.refiner, self.optim, self.sched)
 
     def _check_selection(self) -> None:
@@ -112,9 +114,14 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         super().before_train()
         check_base(self.model.refiner.base_digest, self.model.base, self.output_dir, SAME_BASE)
         self.prepare()
+        if not self.model.is_learned:
+            print("Nothing is trained by gradients (TRAINER.CAPT.MGDE.BETA 0); all there is has been chosen")
+            self.start_epoch = self.max_epoch
 
     def after_train(self) -> None:
         """Dassl's test of the final model; the pairs that it met as well are kept for those who serve the run."""
+        if not self.model.is_learned:
+            self._save_what_was_chosen()
         super().after_train()
         self._keep_pairs()
 
@@ -127,12 +134,19 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         self._means = RunningMeans()
 
     def run_state(self) -> dict[str, Any]:
-        """Beside what Dassl knows: the figures since the last report. Bank, cache and shift are made again."""
-        return {"means": self._means.state()}
+        """Beside what Dassl knows: the figures since the last report, and the pairs that steps have met.
+
+        Bank, cache and shift are made again. Pairs are kept with their features, whose last digits depend on what they
+        were encoded together with.
+        """
+        return {"means": self._means.state(), "pairs": list(self.pairs.known(behind=self.num_met_ahead))}
 
     def restore_run_state(self, state: dict[str, Any]) -> None:
         """Take up what :meth:`run_state` gave."""
         self._means = RunningMeans.of(state["means"], torch.device(self.device))
+        if "pairs" in state:  # states of earlier versions lack them
+            pairs, difference, commonality = state["pairs"]
+            self.pairs.put(pairs[:, 0], pairs[:, 1], difference, commonality)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Tensor] | None:
         """One optimiser step; figures go to Dassl's meters only when it is about to print, to spare the host a sync."""
@@ -141,6 +155,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         query_index = self.query_index[views.index]
         output = self._forward(batch, views, query_index)
         assert output.losses is not None, "labels were given"
+        assert self.optim is not None, "there is nothing to train"
         self.optim.zero_grad()
         backward(output.losses["loss"], self.optim)
         self.optim.step()
@@ -159,6 +174,13 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         if mined is None:
             self.mined.keep(rows, output.pairs)
         return output
+
+    def _save_what_was_chosen(self) -> None:
+        """The checkpoint that a run without epochs leaves: that of its last one, and of its best."""
+        torch.manual_seed(hash_seed(self.run_seed, 2, self.max_epoch))  # a checkpoint holds torch's state
+        names = ["", "model-best.pth.tar"] if self.cfg.TEST.FINAL_MODEL == "best_val" else [""]
+        for name in names:
+            self.save_model(self.max_epoch - 1, self.output_dir, model_name=name)
 
     def _views(self, batch: dict[str, Any]) -> ViewBatch:
         device = torch.device(self.device)
@@ -232,10 +254,14 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         ``is_final`` is what ATPrompt's train.py says with --eval-only; its Dassl then ends the process, this does not.
 
         Raises:
-            FileNotFoundError: :meth:`load_model` was given no folder, and nothing was trained since.
+            FileNotFoundError: nothing was trained, and nothing loaded: :meth:`load_model` was given no folder, or the
+                host's train.py never calls it.
         """
         if self._lacks_weights:
-            raise FileNotFoundError(f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run')
+            raise FileNotFoundError(
+                f'No model at "{MODEL_NAME}/": give --model-dir, the output folder of a CAPT run; a train.py that '
+                "calls trainer.test() without trainer.load_model() tests no trained CAPT"
+            )
         bank = self.model.bank
         if bank is None:
             return super().test(split)
@@ -278,17 +304,16 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         """Load a trained CAPT and the bank beside it; the classes may be others than it was trained on.
 
         As in Dassl, nothing is loaded where no folder is given: hosts call it so before they train. What is neither
-        loaded nor trained afterwards, :meth:`test` refuses.
+        loaded nor trained, :meth:`test` refuses.
 
         Raises:
             FileNotFoundError: no checkpoint, or no bank where it is to be consulted.
             ValueError: the checkpoint belongs to another base model or other switches.
         """
+        self._lacks_weights = True
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given (--model-dir)")
-            self._lacks_weights = True
             return
-        self._lacks_weights = False
         path = checkpoint_file(directory, MODEL_NAME, epoch)
         is_none = "; give --model-dir, the output folder of a CAPT run"
         self.loaded_epoch = load_refiner(self.model, path, is_none=is_none, other_base=SAME_BASE)
@@ -303,6 +328,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
             known = int((bank.class_index(self.dm.dataset.classnames) >= 0).sum())
             print(f"Confusion bank at test: knows {known} of {self.num_classes} classes")
             self._serve_classes(bank)
+        self._lacks_weights = False
 
     def _learn_halves(self, directory: str) -> None:
         """Tell the base model which classes it was trained on: those that the CAPT in ``directory`` was trained on."""

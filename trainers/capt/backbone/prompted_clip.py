@@ -24,6 +24,7 @@ from .blocks import BlockPrompts, Branch, masks_for
 from .load import load_clip
 from .precision import cast_clip
 from .returned import image_feature, sequence_of
+from .shared_prefix import LEAST_SAVED, can_share, run_sharing
 from .tokenizers import OpenAITokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def encode_text_with(
     eot: Tensor,
     deep_prompts: Tensor | BlockPrompts | None = None,
     branch: Branch | None = None,
+    shared: int = 0,
+    groups: int = 1,
 ) -> Tensor:
     """Text features ``(C, D)``, not normalised, of token embeddings ``(C, L, Dt)`` that end at ``eot`` ``(C,)``.
 
@@ -122,6 +125,9 @@ def encode_text_with(
         deep_prompts: ``(J, n, Dt)`` or ``(J, C, n, Dt)`` replace the tokens behind the start token at blocks 1..J;
             :class:`BlockPrompts` stand at any blocks, or are inserted.
         branch: adds to the output of blocks.
+        shared: so many tokens at the beginning are the same in all texts, and are computed once where that pays and the
+            blocks are OpenAI's (:mod:`.shared_prefix`); no text ends among them.
+        groups: the texts are this many equal parts, one behind the other, and share their beginnings within a part.
 
     Raises:
         ValueError: :class:`BlockPrompts` of a block that this tower does not have.
@@ -130,6 +136,12 @@ def encode_text_with(
     prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
     first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
+    can = shared > 0 and branch is None and can_share(transformer, prompts, shared, first)
+    if can and (len(x) - groups) * shared >= LEAST_SAVED:
+        parts = x.unflatten(0, (groups, -1))
+        rest = run_sharing(transformer, parts[:, 0, :shared], parts[:, :, shared:], prompts, first)
+        read = rest.flatten(0, 1)[torch.arange(len(x), device=x.device), eot - shared]
+        return ln_final(read).to(embeddings.dtype) @ text_projection.to(embeddings.dtype)
     with masks_for(blocks, prompts.lengths(length, len(blocks))):
         x = _run_blocks(transformer, x.transpose(0, 1), prompts, first, branch).transpose(0, 1)
     x = ln_final(x).to(embeddings.dtype)
@@ -290,6 +302,8 @@ class PromptedCLIP(nn.Module):
         eot: Tensor,
         deep_prompts: Tensor | BlockPrompts | None = None,
         branch: Branch | None = None,
+        shared: int = 0,
+        groups: int = 1,
     ) -> Tensor:
         """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`."""
         model = self.clip
@@ -302,6 +316,8 @@ class PromptedCLIP(nn.Module):
             eot,
             deep_prompts,
             branch,
+            shared,
+            groups,
         )
 
     def encode_image(

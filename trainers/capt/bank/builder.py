@@ -15,6 +15,7 @@ from dassl.engine import TRAINER_REGISTRY
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from ..backbone.layout import patch_layout
 from ..backbone.prompted_clip import PromptedCLIP
 from ..bases.learners import BaseModel, BaseSpec, build_base, zero_shot
 from ..run.dataset import rebuilt_dataset
@@ -47,6 +48,7 @@ def bank_fingerprint(cfg: CfgNode, classnames: Sequence[str], base_digest: str) 
         "views": node.BANK.VIEWS,
         "counts": node.BANK.COUNTS,
         "near_misses": node.BANK.NEAR_MISSES,
+        "layout": node.SAM.LAYOUT or None,  # banks from before there were layouts lack the key
         "folds": _fold_protocol(node.BANK) if node.BANK.SOURCE == "crossfit" else "",
     }
 
@@ -125,7 +127,7 @@ class BankBuilder:
         bank = ConfusionBank.build(
             self.base.classnames,
             [self.relative(item.impath) for item in source],
-            (_judged(batch, judge(batch), self.tokens_in == "bank") for batch in views),
+            (self._judged(batch, judge(batch)) for batch in views),
             soft_counts=self.node.COUNTS == "soft",
             near_misses=self.node.NEAR_MISSES if self.node.NEAR_MISSES <= 1 else None,
             fingerprint=self.fingerprint(),
@@ -137,6 +139,14 @@ class BankBuilder:
             judged = num_views * torch.bincount(labels, minlength=bank.num_classes)
             bank.notes = suspicious_names(bank.classnames, bank.counts, judged)
         return bank
+
+    def _judged(self, batch: ViewBatch, probs: Tensor) -> JudgedViews:
+        tokens = {} if batch.cls is None else {"cls": batch.cls}
+        if batch.tokens is not None and self.cfg.TRAINER.CAPT.SAM.LAYOUT:
+            tokens["layout"] = patch_layout(batch.tokens)
+        if batch.tokens is not None and self.tokens_in == "bank":
+            tokens["tokens"] = batch.tokens
+        return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
     def _token_source(self, source: Sequence[Any], cache: FeatureCache | None) -> TokenSource | None:
         if self.tokens_in == "bank" or not self.base.prompted.is_vit:
@@ -196,13 +206,6 @@ def _describe(bank: ConfusionBank) -> None:
         print(f"  {a} / {b}: {count:.4g}")
     for note in bank.notes:
         print(f"  {note}")
-
-
-def _judged(batch: ViewBatch, probs: Tensor, with_tokens: bool) -> JudgedViews:
-    tokens = {} if batch.cls is None else {"cls": batch.cls}
-    if with_tokens and batch.tokens is not None:
-        tokens["tokens"] = batch.tokens
-    return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
 
 def fold_of(labels: Sequence[int], num_folds: int, seed: int) -> Tensor:

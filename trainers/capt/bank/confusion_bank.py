@@ -12,10 +12,11 @@ Rows are ground truth, columns the class an image was taken for:
 The bank knows tensors, not trainers. Its entries are rows of tensors on one device, with one row of zeros behind the
 last entry: what a query cannot fill points there, so that no shape depends on what was found.
 
-Images resemble each other by their class tokens, which hold more of what is seen than the joint space keeps of it, as
-:class:`.likeness.Likeness` compares them (D).
+Images resemble each other by their *look*: the class token, which holds more of what is seen than the joint space keeps
+of it, and beside it the layout of the patch tokens, as :class:`.likeness.Likeness` compares them (D).
 
-Shapes: C classes, M entries, B queries, P mined pairs a query, K representatives, D joint width, N patches, Dv width.
+Shapes: C classes, M entries, B queries, P mined pairs a query, K representatives, D joint width, N patches, Dv width,
+L width of a layout.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..backbone.layout import patch_layout
 from .entry_tokens import TokenSource
 from .exchange import checked_predictions, rows_of
 from .files import BankMismatchError, StoredBank
@@ -57,6 +59,7 @@ class JudgedViews:
         view: ``(M,)`` which view of the image.
         feature: ``(M, D)`` normalised image feature z of the base model.
         cls: ``(M, Dv)`` class token, or what stands in for it; width 0 where there is none.
+        layout: ``(M, L)`` fp32, see :mod:`..backbone.layout`; L 0 where images are compared by class tokens alone.
         tokens: ``(M, N, Dv)`` patch tokens; N 0 where none are kept.
     """
 
@@ -66,6 +69,7 @@ class JudgedViews:
     view: Tensor
     feature: Tensor
     cls: Tensor
+    layout: Tensor
     tokens: Tensor
 
     @staticmethod
@@ -76,6 +80,7 @@ class JudgedViews:
             "index": torch.arange(num, device=probs.device),
             "view": torch.zeros(num, dtype=torch.long, device=probs.device),
             "cls": probs.new_zeros(num, 0),
+            "layout": probs.new_zeros(num, 0),
             "tokens": probs.new_zeros(num, 0, 0),
         }
         return JudgedViews(probs=probs, label=label, feature=feature, **{**defaults, **others})
@@ -96,6 +101,7 @@ class _Entries:
     view: Tensor  # (M+1,) int64
     feature: Tensor  # (M+1, D)
     cls: Tensor  # (M+1, Dv)
+    layout: Tensor  # (M+1, L)
     tokens: Tensor  # (M+1, N, Dv)
 
     def named(self) -> dict[str, Tensor]:
@@ -148,8 +154,9 @@ class ConfusionBank(StoredBank):
         self.confusion_features: Tensor | None = None
         self.token_source: TokenSource | None = None  # of the patch tokens, where the entries do not hold them
         self.shrinkage = shrinkage
-        self.likeness = Likeness(entries.cls[:-1], entries.label[:-1], self.num_classes, shrinkage)
-        self.filed = FiledKeys(entries.cls[:-1], entries.label[:-1], self.num_classes, self.likeness.keys)
+        look, label = _look(entries.cls[:-1], entries.layout[:-1]), entries.label[:-1]
+        self.likeness = Likeness(look, label, self.num_classes, shrinkage)
+        self.filed = FiledKeys(look, label, self.num_classes, self.likeness.keys)
 
     # ------------------------------------------------------------------------------------------------------- building
 
@@ -254,6 +261,7 @@ class ConfusionBank(StoredBank):
             "view": batch.view,
             "feature": batch.feature,
             "cls": batch.cls,
+            "layout": batch.layout,
             "tokens": batch.tokens,
         }
         kept = confused if near_misses is None or num_classes < 2 else confused | (intensity >= near_misses)
@@ -328,9 +336,21 @@ class ConfusionBank(StoredBank):
             bank.confusion_features = self.confusion_features.to(device)
         return bank
 
+    def look(self, cls: Tensor, tokens: Tensor | None) -> Tensor:
+        """What queries are compared by: ``(B, Dv + L)`` of class tokens ``(B, Dv)`` and patch tokens ``(B, N, Dv)``.
+
+        Raises:
+            ValueError: the bank compares layouts, and there are no patch tokens.
+        """
+        if not self.entries.layout.shape[1]:
+            return cls
+        if tokens is None:
+            raise ValueError("this bank compares the layout of images, and the base model gives no patch tokens")
+        return _look(cls, patch_layout(tokens))
+
     def retrieve(
         self,
-        cls: Tensor,
+        look: Tensor,
         target: Tensor,
         partners: Tensor,
         query_index: Tensor,
@@ -343,7 +363,7 @@ class ConfusionBank(StoredBank):
         An entry belongs to the pair {t, j} if {label, rival} = {t, j}; a confused view's rival is its pseudo-label.
 
         Args:
-            cls: ``(B, Dv)`` class tokens of the queries.
+            look: ``(B, Dv + L)`` of the queries, see :meth:`look`.
             target: ``(B,)`` t as this bank's class index; -1 where the bank does not know the class.
             partners: ``(B, P)`` j likewise; -1 also for an unused place.
             query_index: ``(B,)`` data-set index of the query as this bank counts images; -1 for none of them.
@@ -368,7 +388,7 @@ class ConfusionBank(StoredBank):
             is_mined = (rival.unsqueeze(2) == mined[rows].unsqueeze(1)).any(dim=2)
             return fits & is_mined & ((label == goal) | (rival == goal))
 
-        keys = self.likeness.keys(cls)
+        keys = self.likeness.keys(look)
         return self.filed.nearest(keys, mined, num_representatives, is_fit, max_megabytes)
 
     def rows(self) -> list[dict[str, str | int | float | bool]]:
@@ -423,7 +443,13 @@ class ConfusionBank(StoredBank):
         counts = rows.pop("counts")
         rows["tokens"] = rows["feature"].new_zeros(len(rows["label"]), 0, 0)
         rows["place"] = torch.full_like(rows["index"], -1)
+        rows.setdefault("layout", rows["feature"].new_zeros(len(rows["label"]), 0))  # banks up to format 3
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
+
+
+def _look(cls: Tensor, layout: Tensor) -> Tensor:
+    """``(B, Dv + L)`` fp32."""
+    return torch.cat([cls.float(), layout], dim=1)
 
 
 def _first_places(paths: Sequence[str]) -> Tensor:

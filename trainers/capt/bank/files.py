@@ -17,8 +17,8 @@ from ..run.files import write_atomically, write_json
 
 __all__ = ["FILE", "BankMismatchError", "StoredBank"]
 
-FORMAT = 3  # 2 keeps the class tokens, 3 the shrinkage
-READABLE = (2, 3)
+FORMAT = 4  # 2 keeps the class tokens, 3 the shrinkage, 4 the layout of the patch tokens
+READABLE = (2, 3, 4)
 FILE = "confusion_bank.safetensors"
 FEATURES_SUFFIX = ".bank.safetensors"
 
@@ -113,7 +113,7 @@ class StoredBank(ABC):
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             if description["format"] not in READABLE:
                 fix = "update this code" if description["format"] > FORMAT else "train CAPT again"
-                found, readable = description["format"], " and ".join(map(str, READABLE))
+                found, readable = description["format"], f"{READABLE[0]} to {READABLE[-1]}"
                 other = f'"{path}" has format {found}, this code reads {readable}; {fix}'
                 raise _OtherFormatError(other)
             classnames, paths, fingerprint = (description[key] for key in ("classnames", "paths", "fingerprint"))

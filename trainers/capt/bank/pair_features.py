@@ -112,9 +112,16 @@ class PairFeatures(nn.Module):
         of_both = first[(pairs[first] >= 0).all(dim=1) & (pairs[first, 0] != pairs[first, 1])]
         self.put(*pairs[of_both].t(), *(value[of_both.to(value.device)] for value in known[1:]))
 
-    def known(self, most: int | None = None) -> KnownPairs:
-        """All pairs that are known, in ascending order, with their features; of more than ``most`` the latest used."""
-        keys, rows = self.keys[:-1], self.rows[:-1]
+    def known(self, most: int | None = None, behind: int = 0) -> KnownPairs:
+        """All pairs that are known, in ascending order, with their features; of more than ``most`` the latest used.
+
+        Args:
+            most: how many at most; None for all.
+            behind: leaves out those that were met while no more than so many were known; where pairs were forgotten,
+                which these are is not certain.
+        """
+        is_asked_for = self.rows[:-1] > behind
+        keys, rows = self.keys[:-1][is_asked_for], self.rows[:-1][is_asked_for]
         if most is not None and len(rows) > most:
             kept = self.asked[rows].topk(most).indices.sort().values
             keys, rows = keys[kept], rows[kept]

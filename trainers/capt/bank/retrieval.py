@@ -6,7 +6,8 @@ is worked off in pieces, so that neither a large bank nor one with a very large 
 piece is wider than the classes that may stand in it: a query's largest class comes first, and where only so many
 classes are that large, only so many are looked at.
 
-Shapes: B queries, S mined classes a query, M entries, W candidates of a class in one piece, K neighbours, Dv width.
+Shapes: B queries, S mined classes a query, M entries, W candidates of a class in one piece, K neighbours, L width of a
+look.
 """
 
 from __future__ import annotations
@@ -56,24 +57,24 @@ class FiledKeys:
     """The keys of the bank's entries, filed by label; the one copy of them that there is.
 
     Args:
-        cls: ``(M, Dv)`` class tokens of the entries.
+        look: ``(M, L)`` of the entries, see :meth:`.confusion_bank.ConfusionBank.look`.
         label: ``(M,)`` int64 their labels.
         num_classes: C.
-        keys: class tokens ``(n, Dv)`` to normalised keys ``(n, Dv)`` fp32.
+        keys: looks ``(n, L)`` to normalised keys ``(n, L)`` fp32.
     """
 
-    def __init__(self, cls: Tensor, label: Tensor, num_classes: int, keys: Callable[[Tensor], Tensor]):
+    def __init__(self, look: Tensor, label: Tensor, num_classes: int, keys: Callable[[Tensor], Tensor]):
         self.entry = label.argsort(stable=True)  # (M,) which entry's key each row is
-        self.keys = torch.empty(cls.shape, dtype=torch.float32, device=cls.device)
-        for start in range(0, len(cls), FILED_AT_A_TIME):
+        self.keys = torch.empty(look.shape, dtype=torch.float32, device=look.device)
+        for start in range(0, len(look), FILED_AT_A_TIME):
             rows = slice(start, start + FILED_AT_A_TIME)
-            self.keys[rows] = keys(cls[self.entry[rows]])
+            self.keys[rows] = keys(look[self.entry[rows]])
         size = torch.bincount(label, minlength=num_classes)
         self.first = pad(size.cumsum(0), (1, 1))  # (C + 2,) where each class begins; an empty class behind the last
         self.first[-1] = self.first[-2]
         self.bounds: list[int] = self.first.tolist()  # the same for the host
         self.sizes: list[int] = size.sort(descending=True).values.tolist()  # of the classes, largest first
-        self.is_gathered = cls.device.type != "cpu"  # a shape that followed from the classes would cost a host sync
+        self.is_gathered = look.device.type != "cpu"  # a shape that followed from the classes would cost a host sync
 
     def __len__(self) -> int:
         return len(self.entry)
@@ -89,7 +90,7 @@ class FiledKeys:
         """The nearest entries labelled with one of the mined classes.
 
         Args:
-            query: ``(B, Dv)`` keys of the queries.
+            query: ``(B, L)`` keys of the queries.
             mined: ``(B, S)`` int64 classes; -1 for none. One named twice counts once.
             num_neighbours: K.
             is_fit: rows of queries ``(b,)`` and entries ``(b, w)``, M for none, to which of these may be taken.

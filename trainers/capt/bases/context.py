@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from ..backbone.prompted_clip import PromptedCLIP
 
@@ -18,10 +19,12 @@ __all__ = [
     "ClassTokens",
     "class_tokens",
     "encode_texts_per_image",
+    "left_over",
     "meta_net",
     "name_order",
     "place_context",
     "plain_name",
+    "shared_length",
     "text_tokens",
 ]
 
@@ -166,6 +169,59 @@ def place_context(
     return prompts.gather(-2, order.unsqueeze(-1).expand_as(prompts))
 
 
+LAST_WORDS = ("a", "of", "doing")  # of the family's templates, in front of the class name
+
+
+@torch.no_grad()
+def left_over(prompted: PromptedCLIP, suffix: Tensor | None, words: Sequence[str] = LAST_WORDS) -> Tensor:
+    """Tokens ``(k, Dt)`` that stand between the learned context and the class names, fp32.
+
+    CoOp's code counts the words that its context starts from, and a comma is a token but no word: the last word of "a
+    type of pet, a photo of a" then stays in the prompts, behind the learned tokens.
+
+    Args:
+        prompted: the CLIP.
+        suffix: ``(C, L, Dt)`` stored embeddings of what stands behind the context; None where nothing is stored.
+        words: what may be left over; a token counts where it is one of them in all C prompts.
+    """
+    first = torch.tensor([prompted.tokenizer.encode(word)[:1] for word in words])
+    known = prompted.embed(first)[:, 0].float().cpu()  # (W, Dt)
+    if suffix is None:
+        return known[:0]
+    suffix = suffix.float().cpu()
+    num = 0
+    while num < suffix.shape[1]:
+        alike = cosine_similarity(suffix[:, num].unsqueeze(1), known, dim=-1)  # (C, W)
+        if not (alike > 0.99).all(dim=0).any():
+            break
+        num += 1
+    return suffix[0, :num]
+
+
+@torch.no_grad()
+def shared_length(tokens: ClassTokens, num_context: int, per_class: bool = False) -> int:
+    """How many tokens all prompts have in common at their beginning, none of them read; 0 for a single class.
+
+    Args:
+        tokens: what stands around the context.
+        num_context: n.
+        per_class: whether every class has a context of its own.
+    """
+    num_classes, num_start = tokens.prefix.shape[:2]
+    if num_classes < 2:
+        return 0
+    is_same = torch.cat(
+        [
+            (tokens.prefix == tokens.prefix[:1]).all(dim=-1).all(dim=0),
+            torch.full((num_context,), not per_class, device=tokens.prefix.device),
+            (tokens.suffix == tokens.suffix[:1]).all(dim=-1).all(dim=0),
+        ]
+    )  # (L,) by the place in [start, context, suffix]
+    if tokens.order is not None:
+        is_same = (tokens.order == tokens.order[:1]).all(dim=0) & is_same[tokens.order[0]]
+    return min(int(is_same.long().cumprod(dim=0).sum()), int(tokens.eot.min()))
+
+
 def meta_net(embed_dim: int, text_width: int) -> nn.Sequential:
     """CoCoOp's meta-net: image feature ``(B, D)`` to a shift ``(B, Dt)`` of every context token."""
     hidden = embed_dim // 16
@@ -174,29 +230,33 @@ def meta_net(embed_dim: int, text_width: int) -> nn.Sequential:
 
 
 def encode_texts_per_image(
-    encode_text: Callable[[Tensor, Tensor], Tensor],
+    encode_text: Callable[..., Tensor],
     contexts: Tensor,
     prefix: Tensor,
     suffix: Tensor,
     eot: Tensor,
     max_texts: int = 1024,
     length: int | None = None,
+    shared: int = 0,
 ) -> Tensor:
     """Text features for prompts that differ from image to image, ``(B, C, D)``, not normalised.
 
     Args:
-        encode_text: maps embeddings ``(M, L, Dt)`` and end positions ``(M,)`` to features ``(M, D)``.
+        encode_text: maps embeddings ``(M, L, Dt)`` and end positions ``(M,)`` to features ``(M, D)``; where
+            the texts of an image share something it is told, see :func:`.prompted_clip.encode_text_with`.
         contexts: ``(B, n, Dt)``.
         prefix: ``(C, 1, Dt)``.
         suffix: ``(C, L-1-n, Dt)``.
         eot: ``(C,)``.
         max_texts: texts in one call of the text tower; bounds the memory.
         length: see :func:`place_context`.
+        shared: see :func:`shared_length`.
     """
     images_a_call = max(1, max_texts // len(prefix))
     features = []
     for part in contexts.split(images_a_call):
         prompts = place_context(part.unsqueeze(1), prefix, suffix, length=length)  # (b, C, L, Dt)
-        encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)))
+        said = {"shared": shared, "groups": len(part)} if shared else {}
+        encoded = encode_text(prompts.flatten(0, 1), eot.repeat(len(part)), **said)
         features.append(encoded.unflatten(0, (len(part), -1)))
     return torch.cat(features)

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from ..backbone.prompted_clip import PromptedCLIP
 from ..run.files import checkpoint_file
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
+from .context import left_over
 from .keys import CLIP, WORDS, check_keys
 from .prompted import MAPLE, DeepPromptedCLIP, LearnedPrompts, maple_prompts
 
@@ -24,22 +24,16 @@ def load_kgcoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     """KgCoOp's base model; its checkpoint also holds a meta-net and a bias that it never uses."""
     path, state = learner_state(spec, "prompt_learner")
     check_keys(state, path, spec, WORDS, r"ctx|bias_vectors|meta_net\.linear1\.(weight|bias)")
-    return DeepPromptedCLIP(prompted, LearnedPrompts(_shared_context(prompted, state, path, spec.name)))
+    return _with_one_context(prompted, state, path, spec.name)
 
 
 def load_prograd(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
-    """ProGrad's base model.
-
-    ProGrad counts the words that its context starts from, and a comma is a token but no word: the last word of
-    "a type of pet, a photo of a" then stays in the prompts, behind the learned tokens.
-    """
+    """ProGrad's base model."""
     if spec.class_token_position != "end":
         raise ValueError("a ProGrad base has its class name at the end; set TRAINER.CAPT.BASE.CLASS_TOKEN_POSITION end")
     path, state = learner_state(spec, "prompt_learner")
     check_keys(state, path, spec, WORDS, "ctx")
-    context = _shared_context(prompted, state, path, spec.name)
-    left = _left_over(prompted, state.get("token_suffix"), ["a", "of", "doing"])
-    return DeepPromptedCLIP(prompted, LearnedPrompts(torch.cat([context, left])))
+    return _with_one_context(prompted, state, path, spec.name)
 
 
 def load_atprompt(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
@@ -71,6 +65,12 @@ def _holds(spec: BaseSpec, model_name: str) -> bool:
     return True
 
 
+def _with_one_context(prompted: PromptedCLIP, state: dict[str, Tensor], path: str, name: str) -> BaseModel:
+    words = left_over(prompted, state.get("token_suffix"))
+    context = torch.cat([_shared_context(prompted, state, path, name), words])
+    return DeepPromptedCLIP(prompted, LearnedPrompts(context))
+
+
 def _shared_context(prompted: PromptedCLIP, state: dict[str, Tensor], path: str, name: str) -> Tensor:
     """The learned tokens ``(n, Dt)`` that all classes share."""
     context = entry(state, "ctx", path)
@@ -97,21 +97,5 @@ def _with_attributes(prompted: PromptedCLIP, state: dict[str, Tensor], path: str
         parts += [entry(state, f"{prefix}ctx_att{number}", path), attribute[0].float()]
     if not parts:
         entry(state, f"{prefix}token_middle1", path)  # says that it is missing
-    left = _left_over(prompted, state.get(f"{prefix}token_suffix"), ["X"])
+    left = left_over(prompted, state.get(f"{prefix}token_suffix"), ["X"])
     return torch.cat([*parts, context, left]), 1 + len(parts) // 2 * (len(context) + 1)
-
-
-@torch.no_grad()
-def _left_over(prompted: PromptedCLIP, suffix: Tensor | None, words: list[str]) -> Tensor:
-    """The first tokens ``(k, Dt)`` of all stored ``suffix`` ``(C, L, Dt)``, as far as they are of these ``words``."""
-    known = prompted.embed(prompted.tokenize(words))[:, 1].float().cpu()  # (W, Dt)
-    if suffix is None:
-        return known[:0]
-    suffix = suffix.float().cpu()
-    num = 0
-    while num < suffix.shape[1]:
-        alike = cosine_similarity(suffix[:, num].unsqueeze(1), known, dim=-1)  # (C, W)
-        if not (alike > 0.99).all(dim=0).any():
-            break
-        num += 1
-    return suffix[0, :num]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..backbone.prompted_clip import PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, class_logits, entry, learner_state
-from .context import class_tokens, place_context, plain_name
+from .context import class_tokens, left_over, place_context, plain_name
 from .coop_form import load_atprompt, load_kgcoop, load_prograd
 from .coprompt import load_coprompt
 from .distilled import load_promptkd
@@ -80,7 +80,13 @@ def _load_coop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     if context.dim() != 2:
         raise ValueError(f'"{path}" holds {_of_many_contexts(context, state.get("token_prefix"))}')
     check_width(context, prompted.text_width, "ctx", path)
-    return CoOp(prompted, context, spec.class_token_position)
+    words = left_over(prompted, state.get("token_suffix"))
+    if len(words) and spec.class_token_position != "end":
+        raise ValueError(
+            f'"{path}" has words behind its learned context that were not learned, which is served with the class name '
+            "at the end only; set TRAINER.CAPT.BASE.CLASS_TOKEN_POSITION end"
+        )
+    return CoOp(prompted, torch.cat([context, words]), spec.class_token_position)
 
 
 def _of_many_contexts(context: Tensor, prefix: Tensor | None) -> str:

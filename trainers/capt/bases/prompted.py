@@ -17,7 +17,16 @@ from torch.nn.functional import cosine_similarity, linear, normalize
 from ..backbone.blocks import BlockPrompts
 from ..backbone.prompted_clip import ImageFeatures, PromptedCLIP
 from .base_model import BaseModel, BaseSpec, check_width, entry, learner_state
-from .context import ClassTokens, class_tokens, encode_texts_per_image, meta_net, place_context, plain_name
+from .context import (
+    ClassTokens,
+    class_tokens,
+    encode_texts_per_image,
+    left_over,
+    meta_net,
+    place_context,
+    plain_name,
+    shared_length,
+)
 from .keys import CLIP, PROMPTS, VISUAL, WORDS, check_keys, looks_like
 
 __all__ = [
@@ -97,6 +106,7 @@ class CoCoOp(BaseModel):
 
     context: Tensor  # (n, Dt)
     tokens: ClassTokens  # of the classes in use
+    shared: int  # so many of them are the same for all classes
 
     def __init__(self, prompted: PromptedCLIP, context: Tensor, meta: nn.Module):
         super().__init__(prompted)
@@ -107,27 +117,28 @@ class CoCoOp(BaseModel):
         num_context = len(self.context)
         return class_tokens(self.prompted, classnames, self.prompted.tokenizer.placeholder(num_context), num_context)
 
-    def _encode(self, z: Tensor, tokens: ClassTokens) -> Tensor:
+    def _encode(self, z: Tensor, tokens: ClassTokens, shared: int) -> Tensor:
         contexts = self.context + self.meta_net(z.float()).unsqueeze(1)  # (B, n, Dt)
-        encoded = encode_texts_per_image(
-            self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot, length=tokens.length
-        )  # (B, C, D)
+        parts = (self.prompted.encode_text, contexts, tokens.prefix, tokens.suffix, tokens.eot)
+        encoded = encode_texts_per_image(*parts, length=tokens.length, shared=shared)  # (B, C, D)
         return normalize(encoded.float(), dim=-1)
 
     def _text_features(self, classnames: list[str]) -> Tensor:
         nothing = torch.zeros(1, self.embed_dim, device=self.context.device)
-        return self._encode(nothing, self._class_tokens(classnames))[0]
+        tokens = self._class_tokens(classnames)
+        return self._encode(nothing, tokens, shared_length(tokens, len(self.context)))[0]
 
     @torch.no_grad()
     def set_classes(self, classnames: Sequence[str]) -> None:
         """Compute T for these classes, and keep their tokens for the texts of each image."""
         super().set_classes(classnames)
         self.tokens = self._class_tokens(classnames)
+        self.shared = shared_length(self.tokens, len(self.context))
 
     @torch.no_grad()
     def text_features_for(self, z: Tensor) -> Tensor:
         """T ``(B, C, D)`` for normalised image features ``(B, D)``."""
-        return self._encode(z, self.tokens)
+        return self._encode(z, self.tokens, self.shared)
 
     def _fingerprinted(self) -> dict[str, Tensor]:
         return {"context": self.context}
@@ -139,6 +150,11 @@ def load_cocoop(prompted: PromptedCLIP, spec: BaseSpec) -> BaseModel:
     check_keys(state, path, spec, WORDS, r"ctx|meta_net\.linear[12]\.(weight|bias)")
     context = entry(state, "ctx", path)
     check_width(context, prompted.text_width, "ctx", path)
+    if len(left_over(prompted, state.get("token_suffix"))):
+        raise ValueError(
+            f'"{path}" has words behind its learned context that were not learned (its CTX_INIT has a comma), which no '
+            "CoCoOp base here serves"
+        )
     meta = meta_net(prompted.embed_dim, prompted.text_width)
     weights = {key: entry(state, f"meta_net.{key}", path) for key in meta.state_dict()}
     check_width(weights["linear1.weight"], prompted.embed_dim, "meta_net.linear1.weight", path)
@@ -228,23 +244,40 @@ def _stack(prompts: list[Tensor]) -> Tensor | None:
 
 
 def check_backbone(prompted: PromptedCLIP, state: dict[str, Tensor], path: str) -> None:
-    """These checkpoints hold all of CLIP: refuse another CLIP than the run's; half precision is no difference."""
+    """These checkpoints hold all of CLIP: refuse another CLIP than the run's; half precision is no difference.
+
+    Raises:
+        ValueError: names the weight that differs, of another CLIP, or of a method that tunes CLIP itself.
+    """
     if not prompted.is_vit:
         raise ValueError(f'"{path}" holds visual prompts, which need a ViT; set MODEL.BACKBONE.NAME to its backbone')
-    own: dict[str, Tensor] = {
-        "image_encoder.conv1.weight": prompted.vit.conv1.weight,
-        "image_encoder.proj": prompted.vit.proj,
-        "text_encoder.text_projection": prompted.clip.text_projection,
-    }
-    for key, ours in own.items():
-        theirs = state.get(key)
-        if theirs is None:
-            continue
-        ours, theirs = ours.detach().float().cpu(), theirs.float().cpu()
-        if theirs.shape != ours.shape or (theirs - ours).norm() > 0.05 * ours.norm():
+    own = {f"image_encoder.{key}": value for key, value in prompted.vit.state_dict().items()}
+    for key, value in prompted.clip.state_dict().items():
+        own["logit_scale" if key == "logit_scale" else f"text_encoder.{key}"] = value
+    for key in CLIPS_OWN:
+        if key in state and not _is_same(state[key], own[key]):
             raise ValueError(
                 f'"{path}" was trained on another CLIP ({key} differs); set MODEL.BACKBONE.NAME to its backbone'
             )
+    for key in sorted(own.keys() & state.keys()):
+        if own[key].shape == state[key].shape and not _is_same(state[key], own[key]):
+            raise ValueError(
+                f'"{path}" holds a CLIP whose own weights were tuned ({key} differs), which no base learner here '
+                "serves; or it is of another CLIP: set MODEL.BACKBONE.NAME to its backbone"
+            )
+
+
+# Weights by which a CLIP is known.
+CLIPS_OWN = ("image_encoder.conv1.weight", "image_encoder.proj", "text_encoder.text_projection")
+ROUNDING = 0.005  # of a weight's norm: more than bfloat16 takes away
+
+
+def _is_same(theirs: Tensor, ours: Tensor) -> bool:
+    """Whether two weights are one, as far as half precision keeps it; what is near zero may have gone to zero."""
+    if theirs.shape != ours.shape:
+        return False
+    ours, theirs = ours.detach().float().cpu(), theirs.float().cpu()
+    return bool((theirs - ours).norm() <= ROUNDING * ours.norm() + 1e-5 * ours.numel() ** 0.5)
 
 
 @torch.no_grad()

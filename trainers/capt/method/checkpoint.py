@@ -34,6 +34,8 @@ def load_refiner(model: CAPTModel, path: str, *, is_none: str = "", other_base: 
         model.refiner.load_state_dict(state)
     except RuntimeError as error:
         details = "; ".join(line.strip() for line in str(error).splitlines()[1:])
+        if model.refiner.expert.mixture is None and any(key.startswith("expert.mixture") for key in state):
+            details = "it holds experts: give MGDE.BETA 0.1, the default once, or what it was trained with"
         raise ValueError(
             f'"{path}" was trained with other TRAINER.CAPT switches or sizes than this run ({details})'
         ) from error

@@ -1,8 +1,9 @@
 """Diff-Manner Adapter: global attention and local convolution on patch tokens (paper 3.2, Eq. 9, 10, 13).
 
-Every query and every representative passes it in every step, so two identities are used that leave the result as it is:
-with a single query, attention needs no projected keys and values, only the projected query and the attended token; and
-the mean of a convolution's output follows from nine window sums of its input. Neither touches N x Dv x Dv products.
+Every query and every representative passes it in every step, so three identities are used that leave the result as it
+is: with a single query, attention needs no projected keys and values, only the projected query and the attended token;
+what the layer norm in front of them learns can be applied to these two, so that no gradient passes the tokens; and the
+mean of a convolution's output follows from nine window sums of its input. None touches N x Dv x Dv products.
 
 Shapes: B batch, N = h * h patches, Dv visual width.
 """
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import layer_norm, linear
 
 if TYPE_CHECKING:
     from clip.model import ResidualAttentionBlock
@@ -72,7 +73,7 @@ class DiffMannerAdapter(nn.Module):
         width = tokens.shape[-1]
         if cls.shape[-1] > width:
             return torch.cat([self(cls[:, :width], tokens, intensity), cls[:, width:]], dim=-1)
-        global_feature = attend_once(self.attention, self.ln_query(cls), self.ln_tokens(tokens))  # (B, Dv), Eq. 9
+        global_feature = attend_once(self.attention, self.ln_query(cls), tokens, self.ln_tokens)  # (B, Dv), Eq. 9
         change = pooled_convolution(self.convolution, tokens, global_feature, self.grid)  # pool(X' - X), Eq. 10
         return cls + self.scale(intensity).unsqueeze(1) * change
 
@@ -81,18 +82,20 @@ class DiffMannerAdapter(nn.Module):
         return self.alpha * intensity.float().pow(self.gamma)
 
 
-def attend_once(attention: nn.MultiheadAttention, query: Tensor, context: Tensor) -> Tensor:
-    """Multi-head attention ``(B, Dv)`` of one query ``(B, Dv)`` a sample over ``(B, N, Dv)``, keys and values alike.
+def attend_once(attention: nn.MultiheadAttention, query: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Attention ``(B, Dv)`` of one query ``(B, Dv)`` a sample over the norm of ``(B, N, Dv)``, keys and values alike.
 
-    The score of a token x is q (W_k x + b_k) = (W_k^T q) x + const, and sum a (W_v x + b_v) = W_v (sum a x) + b_v.
+    The score of a token x is q (W_k x + b_k) = (W_k^T q) x + const, and sum a (W_v x + b_v) = W_v (sum a x) + b_v. Of
+    x = g n + c, with n of mean 0 and variance 1, the score is (g W_k^T q) n + const, and sum a x = g sum a n + c.
     """
     width, num_heads = attention.embed_dim, attention.num_heads
     w_q, w_k, w_v = attention.in_proj_weight.chunk(3)
     b_q, _, b_v = attention.in_proj_bias.chunk(3)  # a key bias moves all scores of a query alike
     q = linear(query, w_q, b_q).unflatten(-1, (num_heads, -1)) * (width // num_heads) ** -0.5  # (B, H, Dh)
-    looked_for = torch.einsum("bhd,hdw->bhw", q, w_k.unflatten(0, (num_heads, -1)))  # (B, H, Dv)
-    weight = (looked_for @ context.transpose(1, 2)).softmax(dim=-1)  # (B, H, N)
-    attended = weight @ context  # (B, H, Dv)
+    looked_for = torch.einsum("bhd,hdw->bhw", q, w_k.unflatten(0, (num_heads, -1))) * norm.weight  # (B, H, Dv)
+    standard = layer_norm(tokens, norm.normalized_shape, eps=norm.eps)  # n
+    weight = (looked_for @ standard.transpose(1, 2)).softmax(dim=-1)  # (B, H, N)
+    attended = weight @ standard * norm.weight + norm.bias  # (B, H, Dv)
     value = torch.einsum("bhw,hdw->bhd", attended, w_v.unflatten(0, (num_heads, -1))).flatten(1) + b_v  # (B, Dv)
     return attention.out_proj(value)
 
@@ -110,15 +113,13 @@ def pooled_convolution(convolution: nn.Conv2d, tokens: Tensor, added: Tensor, gr
         grid: h.
     """
     assert convolution.bias is not None  # torch allows a convolution without one
-    x = tokens.unflatten(1, (grid, grid))  # (B, h, h, Dv)
-    rows = _without_borders(x, dim=1)  # (3, B, h, Dv)
-    windows = _without_borders(rows, dim=2)  # (3 taps across, 3 taps down, B, Dv)
-    met = torch.tensor([grid - 1, grid, grid - 1], dtype=x.dtype, device=x.device)
-    windows = windows + torch.outer(met, met)[..., None, None] * added
-    return torch.einsum("jibd,dij->bd", windows, convolution.weight[:, 0]) / grid**2 + convolution.bias
+    met = _met_patches(grid, tokens)  # (9, N)
+    windows = met @ tokens + met.sum(dim=1)[:, None] * added.unsqueeze(1)  # (B, 9, Dv)
+    return torch.einsum("btd,dt->bd", windows, convolution.weight.flatten(1)) / grid**2 + convolution.bias
 
 
-def _without_borders(x: Tensor, dim: int) -> Tensor:
-    """Sums over ``dim``: without its last place, whole, without its first place; stacked in front."""
-    total = x.sum(dim)
-    return torch.stack([total - x.select(dim, -1), total, total - x.select(dim, 0)])
+def _met_patches(grid: int, like: Tensor) -> Tensor:
+    """``(9, N)`` 1 where a tap of the kernel meets a patch, 0 elsewhere; in the dtype and on the device of ``like``."""
+    met = like.new_ones(3, 3, grid, grid)
+    met[0, :, -1], met[2, :, 0], met[:, 0, :, -1], met[:, 2, :, 0] = 0, 0, 0, 0
+    return met.view(9, -1)

@@ -2,8 +2,9 @@
 
 Before them stands what is common to all confusions, a shift of the image feature (D).
 
-Everything but the adapter and the expert is frozen. Nothing trained depends on the number of classes: the same weights
-serve the base classes, the new classes and any other list of names.
+Everything but the adapter and the experts is frozen; without experts (beta 0, what held-out classes choose) nothing is
+trained. Nothing trained or chosen depends on the number of classes: the same weights serve the base classes, the new
+classes and any other list of names.
 
 Letters used throughout the package: B batch, C classes, N patches (h x h), D joint width, Dv visual width, P mined
 pairs, K representatives, M bank entries, E experts; x tokens, z image feature, t pseudo-label, y label, p confidences,
@@ -87,10 +88,12 @@ class CAPTOutput:
 
 
 def _adapter_for(clip: PromptedCLIP, settings: CAPTSettings) -> DiffMannerAdapter | None:
-    """The Diff-Manner Adapter of this CLIP's patch tokens, started from its last block; None where it has none."""
-    if clip.width is None or clip.grid is None:
-        if not settings.use_mgde:
-            raise ValueError("without patch tokens, which a ResNet has not, MGDE.ON must be True: nothing is trained")
+    """The Diff-Manner Adapter of this CLIP's patch tokens, started from its last block.
+
+    None where CLIP has no patch tokens, or where no expert would read what it makes of them.
+    """
+    is_read = settings.use_sam and settings.use_adapter and settings.use_mgde
+    if not is_read or clip.width is None or clip.grid is None:
         return None
     block = clip.vit.transformer.resblocks[-1]
     adapter = DiffMannerAdapter(clip.width, clip.grid, block.attn.num_heads, settings.alpha, settings.gamma)
@@ -120,9 +123,15 @@ class Refiner(nn.Module):
         self.register_buffer("format", torch.tensor(FORMAT))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
-        """Format 1 was written before there was a shift, with the sharpness that was the default then."""
+        """Format 1 was written before there was a shift, with the sharpness that was the default then.
+
+        Up to format 2 there was an adapter without experts to read it.
+        """
         state_dict.setdefault(f"{prefix}systematic.shift", torch.zeros_like(self.systematic.shift))
         state_dict.setdefault(f"{prefix}expert.sharpness", torch.tensor(7.0))
+        if self.expert.mixture is None and not any(key.startswith(f"{prefix}expert.mixture") for key in state_dict):
+            for key in [key for key in state_dict if key.startswith(f"{prefix}adapter.")]:
+                del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *others)
         self.format.fill_(FORMAT)
 
@@ -135,9 +144,6 @@ class CAPTModel(nn.Module):
     Args:
         base: the frozen base model.
         settings: sizes and switches.
-
-    Raises:
-        ValueError: nothing would be trained.
     """
 
     to_bank: Tensor  # (C,) the bank's index of each class
@@ -148,7 +154,7 @@ class CAPTModel(nn.Module):
         self.base = base
         self.settings = settings
         self.semantic_miner = SemanticConfusionMiner(settings.num_pairs, settings.symmetric)
-        adapter = _adapter_for(base.prompted, settings) if settings.use_sam and settings.use_adapter else None
+        adapter = _adapter_for(base.prompted, settings)
         self.sample_miner = None
         if settings.use_sam:
             sought = settings.num_representatives, settings.by_label, settings.max_retrieval_megabytes
@@ -170,6 +176,11 @@ class CAPTModel(nn.Module):
         self.bank: ConfusionBank | None = None
         self.register_buffer("to_bank", torch.zeros(0, dtype=torch.long), persistent=False)
         self.register_buffer("bank_text_features", torch.zeros(0, 0), persistent=False)
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether anything is trained by gradients; without experts all there is is chosen before the first step."""
+        return any(True for _ in self.refiner.parameters())
 
     # -------------------------------------------------------------------------------------------------------- binding
 

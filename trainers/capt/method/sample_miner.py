@@ -94,7 +94,7 @@ class SampleConfusionMiner(nn.Module):
 
         Args:
             cls: ``(B, Dv)`` class tokens.
-            tokens: ``(B, N, Dv)`` patch tokens; None without an adapter.
+            tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
             intensity: ``(B,)`` confusion intensity of the queries.
             pairs: the mined pairs.
             project: class token to joint space.
@@ -115,7 +115,7 @@ class SampleConfusionMiner(nn.Module):
         partners = to_bank[pairs.partners].masked_fill(~pairs.valid, -1)
         target = to_bank[pairs.target]
         sought = self.num_representatives, self.by_label, self.max_megabytes
-        found = bank.retrieve(cls, target, partners, query_index, *sought)
+        found = bank.retrieve(bank.look(cls, tokens), target, partners, query_index, *sought)
         entries = bank.entries
         features = self._entry_features(bank, found.entry, project)  # (B, K, D)
         valid = found.valid.unsqueeze(-1)

@@ -24,15 +24,22 @@ __all__ = [
     "read_checkpoint",
     "relative_path",
     "save_tensors",
+    "sync_file",
     "write_atomically",
     "write_json",
 ]
 
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
+def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any], *, is_synced: bool = True) -> None:
     """Let ``write(temporary_path)`` write a file beside ``path``, then move it there; a kill leaves the old file.
 
     Of the processes of a run the first one alone writes.
+
+    Args:
+        path: file, in a folder that is made.
+        write: makes the file whose path it is given.
+        is_synced: whether the file is on the disk itself before it is moved, which a power cut asks for; a kill does
+            not.
 
     Raises:
         OSError: it cannot be written, e.g. on a full disk, and names ``path``; the old file is still there.
@@ -45,8 +52,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) 
     os.close(handle)
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if is_synced:
+            sync_file(temporary)
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes private files; results are meant to be read by others
@@ -57,6 +64,16 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[str], Any]) 
         if code is not None:
             raise OSError(code, f"{os.strerror(code)}; what was saved before is still there", str(path)) from error
         raise
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Wait until what was written to a file is on the disk itself.
+
+    Raises:
+        OSError: it cannot be written there, as some network disks say only now.
+    """
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _system_error(error: BaseException | None, path: str) -> int | None:
@@ -74,14 +91,14 @@ def _system_error(error: BaseException | None, path: str) -> int | None:
     return None
 
 
-def save_tensors(content: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """``torch.save``, atomically; the same content gives the same bytes, whatever the file is called."""
+def save_tensors(content: dict[str, Any], path: str | os.PathLike[str], *, is_synced: bool = True) -> None:
+    """``torch.save``, as :func:`write_atomically`; equal contents are equal bytes, whatever the file is called."""
 
     def write(temporary: str) -> None:
         with open(temporary, "wb") as file:  # from a path, torch takes a name for what is inside
             torch.save(content, file)
 
-    write_atomically(path, write)
+    write_atomically(path, write, is_synced=is_synced)
 
 
 def damage_of(path: str | os.PathLike[str]) -> str | None:

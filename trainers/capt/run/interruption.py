@@ -27,13 +27,13 @@ from .shares import end_workers, mean_figures
 from .signals import Interrupted, Interruption, QuietStart
 from .states import (
     Position,
+    StateWriter,
     StoredState,
     drop_states,
     newest_state,
     rng_state,
     set_rng_state,
     states_in,
-    write_state,
 )
 
 __all__ = ["ResumableMixin"]
@@ -80,7 +80,9 @@ class ResumableMixin(SharedRunMixin):
 
     _interruption: Interruption | None = None
     _progress: Progress | None = None
+    _state_writer: StateWriter
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
+    _taken_up: dict[str, Any] | None = None  # what run_state gave, to be restored in the first epoch
     _is_trained = False
     _stored_at = 0.0
     _store_seconds = 0.0  # that the last state took
@@ -101,10 +103,15 @@ class ResumableMixin(SharedRunMixin):
             Interrupted: by a signal, see :mod:`.signals`.
             FolderInUseError: another run is at work in the output folder.
         """
-        self._progress, self._resumed, self._is_trained = None, None, False
+        self._progress, self._resumed, self._taken_up, self._is_trained = None, None, None, False
         self._stored_at = time.monotonic()
         self._keep_signals_out_of_workers()
-        with hold_folder(self.output_dir), Interruption() as self._interruption:
+        keep = self.cfg.TRAIN.get("KEEP", 2)
+        with (
+            hold_folder(self.output_dir),
+            StateWriter(self.output_dir, keep) as self._state_writer,
+            Interruption() as self._interruption,
+        ):
             try:
                 super().train()
             except Interrupted as stop:
@@ -117,8 +124,8 @@ class ResumableMixin(SharedRunMixin):
                 self._stop(ended, lambda: None)
                 raise ended from error
             finally:
-                for name in LOADERS:
-                    end_workers(getattr(self, name, None))
+                for loader in self._loaders():
+                    end_workers(loader)
 
     def before_epoch(self) -> None:
         """Dassl's hook; random states are from here on what they are in a straight run."""
@@ -134,10 +141,10 @@ class ResumableMixin(SharedRunMixin):
         if progress is None or self._interruption is None:  # called by itself
             super().run_epoch()
             return
-        self._resumed = None
-        if resumed is not None:
+        taken_up, self._resumed, self._taken_up = self._taken_up, None, None
+        if taken_up is not None:
             with _rng_kept():
-                self.restore_run_state(resumed["run_state"])
+                self.restore_run_state(taken_up)
         with self._interruption.waiting(), self._stepping(progress, resumed):
             super().run_epoch()
             progress.now = rng_state()
@@ -150,10 +157,11 @@ class ResumableMixin(SharedRunMixin):
             return
         if self.epoch + 1 == self.max_epoch:
             self._progress, self._is_trained = None, True
+            self._state_writer.settle()
             drop_states(self.output_dir)
             return
         self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
-        minutes = self.cfg.TRAIN.get("KEEP_MINUTES", -1.0)
+        minutes = self.cfg.TRAIN.get("KEEP_MINUTES", 0.0)
         seconds = 60 * minutes if minutes >= 0 else self._store_seconds / LARGEST_SHARE
         if time.monotonic() - self._stored_at >= seconds:
             self._store_progress()
@@ -202,6 +210,7 @@ class ResumableMixin(SharedRunMixin):
             return
         progress, stop.is_told = self._progress, True
         store()
+        self._state_writer.settle()
         stored = next(iter(states_in(self.output_dir)), None)
         if self._is_trained:
             where, then = "behind the last epoch", "the same command tests what was trained"
@@ -215,9 +224,11 @@ class ResumableMixin(SharedRunMixin):
         if self._interruption is not None and self._interruption.is_agreed:
             wait_for_all()  # the first process that goes has torchrun end the others
 
+    def _loaders(self) -> list[Any]:
+        return [getattr(self, name, None) for name in LOADERS]
+
     def _keep_signals_out_of_workers(self) -> None:
-        for name in LOADERS:
-            loader: Any = getattr(self, name, None)
+        for loader in self._loaders():
             if hasattr(loader, "worker_init_fn") and not isinstance(loader.worker_init_fn, QuietStart):
                 loader.worker_init_fn = QuietStart(loader.worker_init_fn)
 
@@ -244,7 +255,7 @@ class ResumableMixin(SharedRunMixin):
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
         position = Position(progress.epoch, len(progress.summaries))
-        path = write_state(self.output_dir, position, content, self.cfg.TRAIN.get("KEEP", 2))
+        path = self._state_writer.write(position, content)
         progress.is_stored, self._stored_at = True, time.monotonic()
         self._store_seconds = self._stored_at - start
         return path
@@ -297,8 +308,22 @@ class ResumableMixin(SharedRunMixin):
         if scaler is not None and content.get("scaler"):
             scaler.load_state_dict(content["scaler"])
         self.best_result = content["best_result"]
-        self._resumed, self.is_resumed = content, True
+        self._resumed, self._taken_up, self.is_resumed = content, content["run_state"], True
         print(f'Resuming behind {stored.position} from "{stored.path}"')
+
+    def _run_state_to_save(self) -> dict[str, Any]:
+        """The bundled Dassl's checkpoints hold :meth:`run_state` too: one may be further than the latest state.
+
+        Not where nothing is trained, as before the first epoch.
+        """
+        extra: dict[str, Any] = super()._run_state_to_save()  # of the bundled Dassl alone
+        state = self.run_state() if self._progress is not None else {}
+        return {**extra, "run_state": state} if state else extra
+
+    def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
+        """Called by the bundled Dassl, by which a checkpoint is resumed from."""
+        super()._restore_run_state(checkpoint)
+        self._taken_up = checkpoint.get("run_state")
 
     # ------------------------------------------------------------------------------------------------ what is no number
 
@@ -323,7 +348,7 @@ class ResumableMixin(SharedRunMixin):
         """A loss may be looked at less often than every step; what it has spoilt must not become a state."""
         for name in self.get_model_names():
             for key, value in self._models[name].named_parameters():
-                if value.requires_grad and not torch.isfinite(value).all():
+                if value.requires_grad and not _is_finite(value):
                     raise FloatingPointError(
                         f"Loss is infinite or NaN! By epoch {self.epoch + 1}, batch {self.batch_idx + 1}, {key} is no "
                         f"number any more; {self._last_good()}"
@@ -390,6 +415,11 @@ def _damage(path: Path) -> str | None:
 
 def _frozen(model: nn.Module) -> set[str]:
     return {name for name, value in model.named_parameters(remove_duplicate=False) if not value.requires_grad}
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all of a tensor is finite; its sum, which is a tenth of the work, tells it of all but very large ones."""
+    return bool(value.sum().isfinite()) or bool(value.isfinite().all())
 
 
 def _steps_taken(sched: Any) -> int:

@@ -44,15 +44,22 @@ def hold_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
     descriptor = _lock(path)
     _held.add(path)
     try:
-        holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        _note_holder(descriptor, path)
         yield
     finally:
         _held.discard(path)
         with contextlib.suppress(OSError):
             path.unlink()  # before the lock goes, so that nobody locks a file that is about to vanish
         os.close(descriptor)
+
+
+def _note_holder(descriptor: int, path: Path) -> None:
+    holder = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    try:
+        os.truncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _lock(path: Path) -> int:
@@ -79,8 +86,12 @@ def _opened(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        reason = f"{error.strerror}, so no run can use it; give another output folder"
-        raise OSError(error.errno, reason, str(path.parent)) from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> OSError:
+    reason = f"{error.strerror}, so no run can use it; give another output folder"
+    return OSError(error.errno, reason, str(path.parent))
 
 
 def _without_locks(path: Path, holder: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from ..backbone.layout import layout_width
 from ..backbone.prompted_clip import PromptedCLIP
 from .feature_names import class_token_width, token_bytes
 
@@ -25,9 +26,11 @@ def row_bytes(tower: PromptedCLIP) -> int:
 
 
 def entry_bytes(tower: PromptedCLIP) -> int:
-    """What an entry takes in the bank, its patch tokens left out: z, class token, key, six integers, three numbers."""
+    """What an entry takes in the bank, its patch tokens left out: z, look, key, six integers, three numbers."""
     size = torch.finfo(tower.dtype).bits // 8
-    return FLOAT * tower.embed_dim + (size + FLOAT) * class_token_width(tower) + 6 * INT + 3 * FLOAT
+    layout = layout_width(tower.grid, tower.width)
+    look = (size + FLOAT) * class_token_width(tower) + 2 * FLOAT * layout  # as they are, and as keys
+    return FLOAT * tower.embed_dim + look + 6 * INT + 3 * FLOAT
 
 
 @dataclass(frozen=True)

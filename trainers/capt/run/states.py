@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +19,17 @@ import numpy as np
 import torch
 
 from .distributed import is_first, world
-from .files import damage_of, save_tensors
+from .files import damage_of, save_tensors, sync_file
 
 __all__ = [
     "Position",
+    "StateWriter",
     "StoredState",
     "drop_states",
     "newest_state",
     "rng_state",
     "set_rng_state",
     "states_in",
-    "write_state",
 ]
 
 FOLDER = "resume"
@@ -65,17 +66,67 @@ def states_in(run: str | Path) -> list[tuple[Position, Path]]:
     return sorted(((Position(int(m[1]), int(m[2])), path) for m, path in found if m), reverse=True)
 
 
-def write_state(run: str | Path, position: Position, content: dict[str, Any], keep: int) -> Path:
-    """Write a state, and remove all but the ``keep`` latest ones once it is safely there.
+class StateWriter:
+    """Writes a run's states without making the run wait for the disk; to be entered, and left before others may write.
 
-    Raises:
-        OSError: it cannot be written; the states before it are still there.
+    A state is in its place when :meth:`write` returns, and outlives a kill of the process. Meanwhile a thread waits
+    until the disk has it, which a power cut would ask for, and only then removes older ones.
+
+    Args:
+        run: the run's folder.
+        keep: number of the latest states that are kept, at least one.
     """
-    path = Path(run) / FOLDER / f"epoch_{position.epoch:04}_batch_{position.batch:05}.pt"
-    save_tensors({"format": FORMAT, **content}, path)
-    for _, old in states_in(run)[max(1, keep) :]:
-        old.unlink(missing_ok=True)
-    return path
+
+    def __init__(self, run: str | Path, keep: int):
+        self.run, self.keep = Path(run), max(1, keep)
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.settle()
+
+    def write(self, position: Position, content: dict[str, Any]) -> Path:
+        """Write a state; returns its file.
+
+        Raises:
+            OSError: it, or the one before it, cannot be written; older ones are still there.
+        """
+        self.settle()
+        path = self.run / FOLDER / f"epoch_{position.epoch:04}_batch_{position.batch:05}.pt"
+        save_tensors({"format": FORMAT, **content}, path, is_synced=False)
+        self._thread = threading.Thread(target=self._secure, args=(path,), name="state")
+        self._thread.start()
+        return path
+
+    def settle(self) -> None:
+        """Wait until the disk has the latest state.
+
+        Raises:
+            OSError: the disk did not take it, and it is gone; the states before it are still there.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _secure(self, path: Path) -> None:
+        try:
+            sync_file(path)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            said = f"{error.strerror}; what was saved before is still there"
+            self._error = OSError(error.errno, said, str(path))
+            return
+        try:
+            for _, old in states_in(self.run)[self.keep :]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            self._error = error
 
 
 def newest_state(runs: Iterable[str | Path]) -> StoredState | None:

@@ -92,7 +92,7 @@ class TrainerBase:
         """Write one checkpoint per registered model into ``directory/<name>/``.
 
         Beside Dassl's five entries it holds what an exact resume needs: ``rng_state``, ``best_result`` and, with mixed
-        precision, ``scaler``. All of it loads with ``weights_only=True``.
+        precision, ``scaler`` (trainers may add to it). All of it loads with ``weights_only=True``.
 
         Args:
             epoch: 0-based epoch that has just ended; the file says ``epoch + 1``.
@@ -101,10 +101,7 @@ class TrainerBase:
             val_result: Validation accuracy in percent, or None.
             model_name: File name; default ``model.pth.tar-<epoch + 1>``.
         """
-        extra = {"rng_state": get_rng_state(), "best_result": float(getattr(self, "best_result", -float("inf")))}
-        scaler = getattr(self, "scaler", None)
-        if scaler is not None:
-            extra["scaler"] = scaler.state_dict()
+        extra = self._run_state_to_save()
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -142,6 +139,14 @@ class TrainerBase:
             )
         self._restore_run_state(checkpoint)
         return checkpoint["epoch"]
+
+    def _run_state_to_save(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights and Dassl's other entries; plain containers and tensors."""
+        extra = {"rng_state": get_rng_state(), "best_result": float(getattr(self, "best_result", -float("inf")))}
+        scaler = getattr(self, "scaler", None)
+        if scaler is not None:
+            extra["scaler"] = scaler.state_dict()
+        return extra
 
     def _restore_run_state(self, checkpoint: dict[str, Any]) -> None:
         """Random states, best result and loss scaler, as far as the checkpoint has them (Dassl's own has none)."""

@@ -43,11 +43,21 @@ class Logger:
         return getattr(self.console, name)
 
     def write(self, msg: str) -> int:
-        """Write to console and file."""
+        """Write to console and file.
+
+        Raises:
+            OSError: the file cannot be written, e.g. on a full disk; it is named, and given up.
+        """
         if self.console is not None:
             self.console.write(msg)
         if self.file is not None:
-            self.file.write(msg)
+            try:
+                self.file.write(msg)
+            except OSError as error:
+                name, file, self.file = self.file.name, self.file, None
+                with contextlib.suppress(OSError):  # what it holds back cannot be written either
+                    file.close()
+                raise OSError(error.errno, error.strerror, name) from error
         return len(msg)
 
     def writelines(self, lines: Iterable[str]) -> None:
