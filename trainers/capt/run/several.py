@@ -28,10 +28,11 @@ class SharedRunMixin(Host):
     """
 
     def before_epoch(self) -> None:
-        """Dassl's hook; all processes go on from the first one's weights and random states."""
+        """Dassl's hook; all processes start with the first one's weights, and take its random states."""
         if world() > 1:
             set_rng_state(from_first(rng_state()))
-            self._take_weights_of_first()
+            if self.epoch == self.start_epoch:
+                self._take_weights_of_first()
         super().before_epoch()
 
     @torch.no_grad()
