@@ -1,7 +1,7 @@
 """Start train.py in several processes that do one run together: what ``torchrun --nproc_per_node N`` does.
 
 torchrun itself ends with a table on stderr and exit code 1, whatever ended a run. Here the run's own line is all that
-is printed, and the exit code is that of the process that went first, or 128 + the signal.
+is printed, or which process was killed, and the exit code is that of the process that went first, or 128 + the signal.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
@@ -35,14 +36,21 @@ def launch(number: int, command: Sequence[str]) -> int:
 
     args = get_args_parser().parse_args(["--standalone", f"--nproc-per-node={number}", command[0]])
     args.training_script_args = list(command[1:])  # among which are words that its parser would take for its own
-    args.signals_to_handle = ",".join(SIGNALS)  # read by torch since 2.9; older ones learn of them below
+    args.signals_to_handle = ",".join(SIGNALS)  # newer torch reads it; for older ones there is _signals
     threads = max(1, (os.cpu_count() or 1) // number)
     with _own_environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(threads))), _signals():
         try:
             run(args)
         except ChildFailedError as error:
-            _, first = error.get_first_failure()
-            return first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+            number, first = error.get_first_failure()
+            if first.exitcode >= 0:
+                return first.exitcode
+            name = signal.Signals(-first.exitcode).name
+            print(
+                f"error: process {number} was ended by {name}; the same command goes on from what was saved",
+                file=sys.stderr,
+            )
+            return 128 - first.exitcode
         except SignalException as stop:
             return 128 + int(stop.sigval)
     return 0

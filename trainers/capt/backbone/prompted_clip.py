@@ -302,10 +302,9 @@ class PromptedCLIP(nn.Module):
         eot: Tensor,
         deep_prompts: Tensor | BlockPrompts | None = None,
         branch: Branch | None = None,
-        shared: int = 0,
-        groups: int = 1,
+        **grouped: int,
     ) -> Tensor:
-        """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`."""
+        """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`, ``grouped`` as well."""
         model = self.clip
         return encode_text_with(
             model.transformer,
@@ -316,8 +315,7 @@ class PromptedCLIP(nn.Module):
             eot,
             deep_prompts,
             branch,
-            shared,
-            groups,
+            **grouped,
         )
 
     def encode_image(

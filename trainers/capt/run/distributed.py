@@ -44,7 +44,7 @@ T = TypeVar("T")
 PATIENCE = timedelta(
     hours=1
 )  # of who waits for the others, who may be drawing a data set; a dead one is noticed at once
-WORD, END = 1.0, 10.0  # seconds that a process waits for another's word, then for torchrun to end it
+WORD, END = 2.0, 10.0  # seconds that a process waits for another's word, then for torchrun to end it
 FAILED = "capt/failed"  # counts, in the store, the processes that have an error to tell
 
 _store: Store | None = None

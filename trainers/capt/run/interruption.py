@@ -80,7 +80,7 @@ class ResumableMixin(SharedRunMixin):
 
     _interruption: Interruption | None = None
     _progress: Progress | None = None
-    _state_writer: StateWriter
+    _state_writer: StateWriter | None = None  # None where epochs are run without train, as crossfit does
     _resumed: dict[str, Any] | None = None  # the state to go on from, until its epoch has begun
     _taken_up: dict[str, Any] | None = None  # what run_state gave, to be restored in the first epoch
     _is_trained = False
@@ -157,7 +157,7 @@ class ResumableMixin(SharedRunMixin):
             return
         if self.epoch + 1 == self.max_epoch:
             self._progress, self._is_trained = None, True
-            self._state_writer.settle()
+            self._settle_states()
             drop_states(self.output_dir)
             return
         self._progress = Progress(self.epoch + 1, rng_state(), self.best_result, is_stored=False)
@@ -210,7 +210,7 @@ class ResumableMixin(SharedRunMixin):
             return
         progress, stop.is_told = self._progress, True
         store()
-        self._state_writer.settle()
+        self._settle_states()
         stored = next(iter(states_in(self.output_dir)), None)
         if self._is_trained:
             where, then = "behind the last epoch", "the same command tests what was trained"
@@ -255,10 +255,17 @@ class ResumableMixin(SharedRunMixin):
         if scaler is not None:
             content["scaler"] = scaler.state_dict()
         position = Position(progress.epoch, len(progress.summaries))
-        path = self._state_writer.write(position, content)
+        writer = self._state_writer or StateWriter(self.output_dir, self.cfg.TRAIN.get("KEEP", 2))
+        path = writer.write(position, content)
+        if writer is not self._state_writer:
+            writer.settle()
         progress.is_stored, self._stored_at = True, time.monotonic()
         self._store_seconds = self._stored_at - start
         return path
+
+    def _settle_states(self) -> None:
+        if self._state_writer is not None:
+            self._state_writer.settle()
 
     def _model_state(self, name: str) -> dict[str, Any]:
         model, optim, sched = self._models[name], self._optims[name], self._scheds[name]

@@ -62,12 +62,7 @@ class SharedRunMixin(Host):
         wait_for_all()
 
     def save_model(
-        self,
-        epoch: int,
-        directory: str,
-        is_best: bool = False,
-        val_result: float | None = None,
-        model_name: str = "",
+        self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
     ) -> None:
         """Dassl's checkpoint, by the first process."""
         if is_first():
