@@ -140,6 +140,7 @@ def main() -> None:
         del maple
         experts = ("TRAINER.CAPT.MGDE.BETA", 0.1)
         capt = trainer_of("CAPT", "CAPT/vit_b16_ep20.yaml", clip, Path(folder) / "capt", args.classes, *experts)
+        capt.num_met_ahead = len(capt.pairs)  # with a cache, no step meets a pair of classes for the first time
         capt.before_epoch()  # the figures of an epoch, which a state holds
         for parameter in capt.model.refiner.parameters():
             parameter.grad = torch.randn_like(parameter)
