@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT / "trainers"))  # else `import capt` finds the folder tests/capt where the plugin is a link
 
 import compat  # noqa: E402, F401 - makes `import dassl` work
 

@@ -29,7 +29,7 @@ from .preparation import PreparationMixin
 from .run.dataset import check_selection
 from .run.feature_cache import CachedLoader, ViewBatch, hash_seed
 from .run.files import checkpoint_file
-from .run.host_dassl import image_index, save_what_is_trained
+from .run.host_dassl import image_index, save_what_is_trained, taken_by
 from .run.interruption import ResumableMixin
 from .run.meters import RunningMeans
 from .run.serving import (
@@ -285,7 +285,8 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         They come first, so that no checkpoint is ever without them, whenever the run is killed.
         """
         self._keep_confusion_features(Path(directory) / MODEL_NAME / (model_name or f"model.pth.tar-{epoch + 1}"))
-        super().save_model(epoch, directory, is_best, val_result, model_name)
+        named = {"is_best": is_best, "val_result": val_result, "model_name": model_name}
+        super().save_model(epoch, directory, **taken_by(super().save_model, named))
 
     def _keep_confusion_features(self, checkpoint: str | Path) -> None:
         bank, miner = self.model.bank, self.model.sample_miner
