@@ -155,7 +155,7 @@ def test_a_job_that_is_preempted_again_and_again_ends_with_the_bytes_of_a_straig
     wait_for(ended, 600)
     assert stand()["capt-MaPLe_glyphs_1"].state == "done"
     log = Path(os.environ["OUTPUT"], "sweeps/base2new/cells/capt-MaPLe_glyphs_1.log").read_text()
-    found = re.findall(r"^(SIG\w+): stopped behind epoch \d+ and \d+ batches", log, re.MULTILINE)
+    found = re.findall(r"^(SIG\w+): stopped behind epoch \d+", log, re.MULTILINE)  # at its end or amid the next
     assert found == ["SIGTERM", "SIGUSR2", "SIGTERM"], log[-3000:]
 
     straight = tmp_path / "straight"
