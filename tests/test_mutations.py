@@ -15,7 +15,7 @@ import pytest
 
 from trainers.capt.bank.confusion_bank import confusion_intensity
 from trainers.capt.method.experts import MultiGranularityDiscrepancyExpert, route
-from trainers.capt.method.gain import fit_gain
+from trainers.capt.method.gain import fit_gain, smallest_as_good
 from trainers.capt.method.held_out_classes import one_standard_error
 from trainers.capt.method.sample_miner import SampleConfusionMiner
 from trainers.capt.method.semantic_miner import confusion_scores, mine_pairs
@@ -59,10 +59,17 @@ MUTANTS = {
         (SampleConfusionMiner.forward, "corrections * valid", "-corrections * valid", CORRECTIONS),
     ],
     "choice of the gain": [
-        (fit_gain, "loss.argmin()", "loss.argmax()", ("test_gain.py",)),
-        (fit_gain, "best // len(TEMPERATURES)", "best % len(SHARES)", ("test_gain.py",)),
+        (fit_gain, ".argmin(dim=1)", ".argmax(dim=1)", ("test_gain.py",)),
+        (fit_gain, "return gains[chosen]", "return gains[-1]", ("test_gain.py",)),
+        (smallest_as_good, "ERRORS * error", "error", ("test_gain.py",)),
+        (smallest_as_good, "loss.mean(dim=1).argmin()", "0", ("test_gain.py",)),
         (fit_gain, "logits / t", "logits * t", ("test_gain.py",)),
-        (fit_gain, "loss = loss + torch", "loss = torch", ("test_gain.py",)),  # the last batch alone
+        (
+            fit_gain,
+            "losses.append(torch.stack(rows))",
+            "losses = [torch.stack(rows)]",
+            ("test_gain.py",),
+        ),  # the last batch alone
         (fit_gain, "query_index=bank_index[batch.index]", "query_index=None", ("test_gain.py",)),  # its own entry votes
         (fit_gain, "share * largest", "share", ("test_gain.py",)),
     ],
