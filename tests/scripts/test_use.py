@@ -38,12 +38,14 @@ sys.path.insert(0, {root!r})
 import train
 import numpy as np, torch
 from trainers.capt import CAPT
-kept, inference = [], CAPT.inference
-def keep(self, images):
-    logits, base_logits = inference(self, images)
-    kept.append(torch.stack([logits, base_logits]).float().cpu())
-    return logits, base_logits
-CAPT.inference = keep
+kept = []
+def keeping(inference):
+    def keep(self, images_or_features):
+        logits, base_logits = inference(self, images_or_features)
+        kept.append(torch.stack([logits, base_logits]).float().cpu())
+        return logits, base_logits
+    return keep
+CAPT.inference, CAPT.inference_from = keeping(CAPT.inference), keeping(CAPT.inference_from)
 assert train.main(sys.argv[1:]) == 0
 np.savez("{run}_logits.npz", **dict(zip(("logits", "base_logits"), torch.cat(kept, dim=1).numpy(), strict=True)))
 """
