@@ -118,3 +118,12 @@ def test_an_adapter_that_no_expert_reads_is_left_aside(files, finished, chosen, 
     trainer = build(files, tmp_path / "eval", *CHOSEN)
     trainer.load_model(str(run), epoch=2)
     assert equal(weights(trainer), weights(chosen))
+
+
+def test_its_bank_holds_no_patch_tokens(chosen, files, tmp_path):  # noqa: F811
+    """They are the largest part of it, and experts alone read them; also where they would not lie in the cache."""
+    assert not chosen.model.bank.has_tokens
+    trainer = build(files, tmp_path, *CHOSEN, "TRAINER.CAPT.CACHE.VIEWS", 0)
+    trainer.train()
+    assert not trainer.model.bank.has_tokens
+    assert trainer.model.bank.entries.layout.shape[1] > 0

@@ -25,7 +25,7 @@ VIT_B16 = SimpleNamespace(grid=14, width=768, dtype=torch.float16, embed_dim=512
 
 def plan(tower=VIT_B16, **changes):
     keys = {"num_images": 16_000, "num_classes": 1000, "wanted_views": 4, "bank_views": 1, "num_bank_images": None}
-    return plan_memory(tower, **{**keys, "max_gigabytes": 8.0, **changes})
+    return plan_memory(tower, **{**keys, "max_gigabytes": 8.0, "is_adapted": True, **changes})
 
 
 # By hand
@@ -97,6 +97,17 @@ def test_what_a_run_says():
     assert "in the cache;" in plan().lines(0, None)[0]
     assert "encoded again when they are retrieved" in plan(num_bank_images=10**6).lines(0, None)[0]
     assert memory_of(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"wanted_views": 0}, {"num_bank_images": 1_281_167}])
+def test_patch_tokens_that_nobody_reads_are_nowhere(changes):
+    """Without experts there is no adapter; the bank keeps layouts, and a GPU none of the 4.5 GB."""
+    found = plan(is_adapted=False, **changes)
+    assert (found.tokens_in, found.token_bytes, found.goes_to_device(24 * GB)) == ("nowhere", 0, False)
+    assert found.cached_views == plan(**changes).cached_views
+    first, second = found.lines(pair_bytes=0, capacity=24 * GB)
+    assert "GB, without patch tokens, which experts alone read; pairs of classes 0.00 GB" in first
+    assert second == f"Memory: at most {found.bank_bytes / GB:.2f} GB of it on the GPU"
 
 
 # The sizes are those of the tensors
@@ -215,7 +226,7 @@ encode = ViewEncoder(lambda x: x, lambda x: x + torch.rand(()), read, 1, torch.d
 for _ in encode(base, source[:50], VIEWS, ""):  # what torch itself needs to run
     pass
 plan = plan_memory(base.prompted, num_images=len(source), num_classes=C, wanted_views=VIEWS, bank_views=1,
-                   num_bank_images=None, max_gigabytes={gigabytes})
+                   num_bank_images=None, max_gigabytes={gigabytes}, is_adapted=True)
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()
 cache = cache_where_it_fits(lambda views: encode(base, source, views, ""), len(source), plan, {gigabytes})

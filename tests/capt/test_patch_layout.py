@@ -34,6 +34,11 @@ def test_its_width_is_what_is_said(side, width):
     assert patch_layout(tokens_of(2, side, width)).shape == (2, layout_width(side, width))
 
 
+def test_tokens_of_no_square_grid():
+    with pytest.raises(ValueError, match="6 patch tokens are no square grid; give TRAINER.CAPT.SAM.LAYOUT False"):
+        patch_layout(torch.zeros(2, 6, 8))
+
+
 def test_a_resnet_has_none():
     assert layout_width(None, None) == 0
 

@@ -59,7 +59,8 @@ class PreparationMixin(RunRecordMixin):
     def prepare(self) -> None:
         """In this order, since the bank files what is still confused behind the shift."""
         self._keep_serving()
-        for line in self._memory.lines(self.pairs.max_bytes, memory_of(torch.device(self.device))):
+        pair_bytes = self.pairs.max_bytes if self.model.settings.use_mgde else 0  # else nothing is said of any
+        for line in self._memory.lines(pair_bytes, memory_of(torch.device(self.device))):
             print(line)
         self._use_cache()
         self.choices = {}
@@ -140,6 +141,7 @@ class PreparationMixin(RunRecordMixin):
             bank_views=node.BANK.VIEWS,
             num_bank_images=None if full is None else len(full),
             max_gigabytes=node.CACHE.MAX_GB,
+            is_adapted=self.model.refiner.adapter is not None,
         )
 
     def _use_cache(self) -> None:

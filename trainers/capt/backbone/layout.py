@@ -21,8 +21,14 @@ NUMBERS = 32  # a cell, at most
 
 
 def patch_layout(tokens: Tensor) -> Tensor:
-    """``(B, G G R)`` fp32, G cells a side and R numbers a cell, of patch tokens ``(B, N, Dv)`` of a square grid."""
+    """``(B, G G R)`` fp32, G cells a side and R numbers a cell, of patch tokens ``(B, N, Dv)`` of a square grid.
+
+    Raises:
+        ValueError: N is no square.
+    """
     side = math.isqrt(tokens.shape[1])
+    if side**2 != tokens.shape[1]:
+        raise ValueError(f"{tokens.shape[1]} patch tokens are no square grid; give TRAINER.CAPT.SAM.LAYOUT False")
     grid = tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (B, Dv, h, h)
     cells = adaptive_avg_pool2d(grid.float(), min(CELLS, side)).flatten(2).transpose(1, 2)  # (B, G G, Dv)
     return (cells @ _axes(tokens.shape[2]).to(cells)).flatten(1)

@@ -149,7 +149,7 @@ class BankBuilder:
         return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
     def _token_source(self, source: Sequence[Any], cache: FeatureCache | None) -> TokenSource | None:
-        if self.tokens_in == "bank" or not self.base.prompted.is_vit:
+        if self.tokens_in in ("bank", "nowhere") or not self.base.prompted.is_vit:
             return None
         if self.tokens_in == "images":
             return EncodedTokens(lambda asked: self.encode.tokens_of(self.base, source, asked))

@@ -125,7 +125,7 @@ class Refiner(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
         """Format 1 was written before there was a shift, with the sharpness that was the default then.
 
-        Up to format 2 there was an adapter without experts to read it.
+        And with ``MGDE.ON False`` an adapter was once trained and stored that no expert read.
         """
         state_dict.setdefault(f"{prefix}systematic.shift", torch.zeros_like(self.systematic.shift))
         state_dict.setdefault(f"{prefix}expert.sharpness", torch.tensor(7.0))

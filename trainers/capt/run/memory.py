@@ -17,7 +17,7 @@ from .feature_names import class_token_width, token_bytes
 __all__ = ["MemoryPlan", "Place", "entry_bytes", "memory_of", "plan_memory", "row_bytes"]
 
 INT, FLOAT = 8, 4
-Place = Literal["cache", "bank", "images"]
+Place = Literal["cache", "bank", "images", "nowhere"]
 
 
 def row_bytes(tower: PromptedCLIP) -> int:
@@ -43,8 +43,8 @@ class MemoryPlan:
         view_bytes: of one view of all images.
         bank_bytes: of M entries without patch tokens, and n ``(C, C)``, on the device.
         token_bytes: of the patch tokens of M entries, wherever they are.
-        tokens_in: the cache, which holds them already; the bank, as a copy; or nowhere: the images are encoded again
-            when an entry is retrieved.
+        tokens_in: the cache, which holds them already; the bank, as a copy; the images, which are encoded again when an
+            entry is retrieved; or nowhere, since nobody reads them.
     """
 
     wanted_views: int
@@ -77,11 +77,13 @@ class MemoryPlan:
             "bank": "in the bank",
             "images": "encoded again when they are retrieved",
         }
+        patches = "without patch tokens, which experts alone read"
+        if self.tokens_in != "nowhere":
+            patches = f"its patch tokens {_gigabytes(self.token_bytes)} {where[self.tokens_in]}"
         views = f"{self.cached_views} of {self.wanted_views} views"
         return [
             f"Memory: feature cache {_gigabytes(self.cache_bytes)} in main memory ({views}); "
-            f"bank at most {_gigabytes(self.bank_bytes)}, its patch tokens {_gigabytes(self.token_bytes)} "
-            f"{where[self.tokens_in]}; pairs of classes {_gigabytes(pair_bytes)}",
+            f"bank at most {_gigabytes(self.bank_bytes)}, {patches}; pairs of classes {_gigabytes(pair_bytes)}",
             f"Memory: at most {_gigabytes(device)} of it on {'the GPU' if capacity is not None else 'the CPU besides'}",
         ]
 
@@ -95,6 +97,7 @@ def plan_memory(
     bank_views: int,
     num_bank_images: int | None,
     max_gigabytes: float,
+    is_adapted: bool,
 ) -> MemoryPlan:
     """As many views as fit, and the bank's patch tokens where there is room for them.
 
@@ -106,6 +109,7 @@ def plan_memory(
         bank_views: views of an image that may become entries.
         num_bank_images: images that the bank is built from; None for the run's shots.
         max_gigabytes: what the tokens of cache and bank may take together.
+        is_adapted: whether an adapter reads the patch tokens of entries.
     """
     budget = int(max_gigabytes * 2**30)
     view = num_images * row_bytes(tower)
@@ -114,6 +118,8 @@ def plan_memory(
     patches = entries * (token_bytes(tower) - token_bytes(tower) // ((tower.grid or 0) ** 2 + 1))
     in_cache = num_bank_images is None and 0 < bank_views <= cached
     tokens_in: Place = "cache" if in_cache else "bank" if patches <= budget - cached * view else "images"
+    if not is_adapted:
+        patches, tokens_in = 0, "nowhere"
     bank = entries * entry_bytes(tower) + FLOAT * num_classes**2
     return MemoryPlan(wanted_views, cached, view, bank, patches, tokens_in)
 
