@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from stopping import METHODS
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -16,20 +17,6 @@ from processes import together  # noqa: E402
 
 from trainers.capt.run.distributed import rank, world  # noqa: E402
 
-DEEP = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
-METHODS = {
-    "CoOp": {"N_CTX": 4},
-    "CoCoOp": {"CTX_INIT": "a photo of a"},
-    "MaPLe": {"PROMPT_DEPTH": 2},
-    "IVLP": DEEP,
-    "VPT": {"N_CTX_VISION": 2},
-    "PromptSRC": DEEP,
-    "PromptKD": {"PROMPT_DEPTH_VISION": 2},
-    "LinearProbe": None,
-    "CLIPAdapter": None,
-    "TipAdapter": None,
-    "TipAdapterF": None,
-}
 # Five images in a batch: three and two. Test batches of five: three turns. A batch is augmented image by image.
 UNEVEN = ["DATALOADER.TRAIN_X.BATCH_SIZE", 5, "DATALOADER.TEST.BATCH_SIZE", 5, "OPTIM.LR", 0.01]
 UNEVEN += ["INPUT.TRANSFORMS", ("random_flip", "random_resized_crop", "normalize"), "TRAINER.MODAL", "cross"]
