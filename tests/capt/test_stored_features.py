@@ -169,6 +169,29 @@ def test_joint_features_serve_with_and_without_tokens(root, base):
     assert encoded(base, views(root), store(root), with_tokens=False)[1] == 0
 
 
+def test_tokens_of_the_first_views_alone(root, base):
+    """The other views are the same without; tokens that are not wanted are neither stored nor asked for."""
+    whole, _ = encoded(base, views(root))
+    first = [row[:3] + row[3::3] for row in whole]  # all of view 0, and the joint features of views 1 and 2
+    for num_made in (30, 0):
+        rows, num = encoded(base, views(root), store(root), token_views=1)
+        assert num == num_made
+        assert equal(rows, first)
+    assert len(stored(root)) == 3 + 1
+    assert encoded(base, views(root), store(root))[1] == 20  # now of the others as well
+    batch = next(encode_views(base, views(root), CPU, 4, 0, "", token_views=1))
+    assert (len(batch.z), len(batch.cls), len(batch.tokens)) == (12, 4, 4)
+    assert torch.equal(batch.tokens, whole[0][2])
+
+
+def test_room_on_the_disk_is_asked_for_what_is_stored(root, base, capsys):
+    one_view = 10 * token_bytes(base.tower) / 2**30
+    encoded(base, views(root), store(root, 1.5 * one_view), token_views=1)
+    assert "are not stored" not in capsys.readouterr().out
+    encoded(base, views(root), store(root, 1.5 * one_view), token_views=2)
+    assert "Patch tokens of 10 images are not stored" in capsys.readouterr().out
+
+
 def test_another_seed_shares_the_images_as_they_are(root, base):
     encoded(base, views(root, seed=1), store(root))
     other, num = encoded(base, views(root, seed=2), store(root))

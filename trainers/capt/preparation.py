@@ -132,12 +132,14 @@ class PreparationMixin(RunRecordMixin):
         """What cache and bank will take, and where the patch tokens of the bank's entries will be."""
         node, sampler = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X.SAMPLER
         is_cached = node.CACHE.VIEWS > 0 and sampler in SAMPLERS
+        wanted = max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0
         full = rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x if node.BANK.SHOTS == -1 else None
         return plan_memory(
             self.model.base.prompted,
             num_images=len(self.dm.dataset.train_x),
             num_classes=self.num_classes,
-            wanted_views=max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0,
+            wanted_views=wanted,
+            token_views=wanted if self.model.is_learned else min(wanted, node.BANK.VIEWS),  # which bank and gain read
             bank_views=node.BANK.VIEWS,
             num_bank_images=None if full is None else len(full),
             max_gigabytes=node.CACHE.MAX_GB,
@@ -156,12 +158,14 @@ class PreparationMixin(RunRecordMixin):
         source = self.dm.dataset.train_x
 
         def views(num_views: int) -> Iterator[ViewBatch]:
-            return self._encode(self.model.base, source, num_views, "Caching features")
+            read = self._memory.token_views
+            return self._encode(self.model.base, source, num_views, "Caching features", token_views=read)
 
         self.cache = cache_where_it_fits(views, len(source), self._memory, node.CACHE.MAX_GB)
         if self.cache is not None:
             is_shuffled = loader.SAMPLER == "RandomSampler"
-            self.train_loader_x = CachedLoader(self.cache, loader.BATCH_SIZE, self.run_seed, is_shuffled)
+            how = loader.BATCH_SIZE, self.run_seed, is_shuffled, torch.device(self.device)
+            self.train_loader_x = CachedLoader(self.cache, *how)
 
     def _shots(self, base: BaseModel, num_views: int, title: str) -> Iterator[ViewBatch]:
         """Features of the run's shots by ``base``; out of the cache where it holds them."""
