@@ -42,13 +42,15 @@ class Encoder:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, base, source, num_views, title, images=None):
+    def __call__(self, base, source, num_views, title, images=None, token_views=None):
         images = list(range(len(source)) if images is None else images)
         self.calls.append((base, num_views, images))
         for view in range(num_views):
             pixels = tiny_capt.images(len(source), seed=view)[images]
             z, cls, tokens = tiny_capt.encode(base, pixels)
             label = torch.tensor([source[i].label for i in images])
+            if token_views == 0:
+                cls = tokens = None
             yield ViewBatch(z, cls, tokens, label, torch.tensor(images), torch.full((len(images),), view))
 
 

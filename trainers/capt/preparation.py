@@ -167,11 +167,13 @@ class PreparationMixin(RunRecordMixin):
             how = loader.BATCH_SIZE, self.run_seed, is_shuffled, torch.device(self.device)
             self.train_loader_x = CachedLoader(self.cache, *how)
 
-    def _shots(self, base: BaseModel, num_views: int, title: str) -> Iterator[ViewBatch]:
-        """Features of the run's shots by ``base``; out of the cache where it holds them."""
+    def _shots(self, base: BaseModel, num_views: int, title: str, token_views: int = 0) -> Iterator[ViewBatch]:
+        """Features of the run's shots by ``base``; out of the cache where it holds them. Tokens are sure to be there
+        of the first ``token_views`` views alone.
+        """
         if base is self.model.base and self.cache is not None:
             return self.cache.views(num_views)
-        return self._encode(base, self.dm.dataset.train_x, num_views, title)
+        return self._encode(base, self.dm.dataset.train_x, num_views, title, token_views=token_views)
 
     def _fit_shift(self) -> None:
         """Find what is common to all confusions, before the bank files those that remain."""
@@ -208,5 +210,5 @@ class PreparationMixin(RunRecordMixin):
         settings, node = self.model.settings, self.cfg.TRAINER.CAPT.MGDE
         if not (node.FIT_GAIN and settings.use_corrections and settings.use_sam):
             return
-        views = self._shots(self.model.base, 1, "Fitting the gain")
+        views = self._shots(self.model.base, 1, "Fitting the gain", token_views=1)
         self.choices["gain"] = set_gain(self.model, views, self.query_index, node.GAIN)

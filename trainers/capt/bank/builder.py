@@ -200,7 +200,8 @@ class BankBuilder:
         for fold, judge in enumerate(judges):
             judge.to(device).set_classes(self.base.classnames)
             mine = (folds == fold).nonzero().squeeze(1).tolist()
-            for batch in self.encode(judge, source, num_views, f"Judging views ({fold + 1}/{len(judges)})", mine):
+            title = f"Judging views ({fold + 1}/{len(judges)})"
+            for batch in self.encode(judge, source, num_views, title, mine, token_views=0):
                 probs[batch.index * num_views + batch.view] = judge.logits(batch.z).softmax(dim=-1)
         return lambda views: probs[views.index * num_views + views.view]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -158,11 +160,15 @@ class ViewEncoder:
 
     @torch.no_grad()
     def tokens_of(self, base: ImageEncoder, source: Sequence[Any], asked: Sequence[tuple[int, int]]) -> Tensor:
-        """Patch tokens ``(n, N, Dv)`` of n views, each the place of an item in ``source`` and its view."""
+        """Patch tokens ``(n, N, Dv)`` of n views, each the place of an item in ``source`` and its view.
+
+        An image is decoded once for all of its views that stand side by side in one pass.
+        """
         transforms, parts = (self.test_transform, self.train_transform), []
         views = ViewDataset(source, 1 + max(view for _, view in asked), *transforms, self.read_image, self.seed)
         for start in range(0, len(asked), self.batch_size):
-            pixels = [views.pixels(place, [view])[0] for place, view in asked[start : start + self.batch_size]]
+            by_image = groupby(asked[start : start + self.batch_size], key=itemgetter(0))
+            pixels = [one for place, group in by_image for one in views.pixels(place, [view for _, view in group])]
             tokens = base.encode_image(torch.stack(pixels).to(self.device)).tokens
             assert tokens is not None, "a ResNet has no patch tokens"
             parts.append(tokens)
