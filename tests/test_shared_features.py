@@ -37,12 +37,12 @@ def seen(monkeypatch):
 
 @pytest.fixture
 def run(files, tmp_path, seen):  # noqa: F811
-    """``run(folder, options)``: train and test a CAPT, or test alone; images encoded, and test images that were read."""
+    """``run(folder, options)``: train and test, or test alone; images encoded, and test images whose features were read."""
     tiny_capt.draw_pictures(tmp_path / "data", CLASSES, 9)
 
     def one(folder, *more, of=None):
         seen.clear()
-        keys = ("DATASET.ROOT", str(tmp_path / "data"), "TRAINER.CAPT.MGDE.BETA", 0.0)
+        keys = ("DATASET.ROOT", str(tmp_path / "data"), "TRAINER.CAPT.MGDE.BETA", 0.0, "TRAINER.CAPT.SYS.ON", False)
         trainer = build(files, tmp_path / folder, *keys, *more)
         if of is not None:
             trainer.load_model(str(tmp_path / of), epoch=2)
@@ -87,7 +87,9 @@ def test_the_switch_keeps_every_run_to_itself(run, tmp_path):
     assert not (tmp_path / "data" / ".capt").exists()
 
 
-@pytest.mark.parametrize("more", [(), ("TRAINER.CAPT.MGDE.BETA", 0.1), ("TRAINER.CAPT.BANK.VIEWS", 2)])
+@pytest.mark.parametrize(
+    "more", [("TRAINER.CAPT.SYS.ON", True), ("TRAINER.CAPT.MGDE.BETA", 0.1), ("TRAINER.CAPT.BANK.VIEWS", 2)]
+)
 def test_a_run_decodes_each_image_once(run, monkeypatch, more):
     """For four views of a shot, and bank, shift, gain and all epochs behind them; and the test images."""
     reads, own = [], pictures.read_image
