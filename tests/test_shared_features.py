@@ -37,7 +37,7 @@ def seen(monkeypatch):
 
 @pytest.fixture
 def run(files, tmp_path, seen):  # noqa: F811
-    """``run(folder, options)``: train and test, or test alone; images encoded, and test images whose features were read."""
+    """``run(folder, options)``: train and test, or test alone; images encoded, and test images that were read."""
     tiny_capt.draw_pictures(tmp_path / "data", CLASSES, 9)
 
     def one(folder, *more, of=None):
