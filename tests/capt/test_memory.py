@@ -46,7 +46,7 @@ def test_16_shot_imagenet_on_a_vit_b16():
     assert (found.cached_views, found.tokens_in) == (1, "cache")
     assert found.cache_bytes == 16_000 * row <= 8 * GB
     assert found.token_bytes == 16_000 * 196 * 768 * 2
-    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 16 * 32 * 8 + 6 * 8 + 3 * 4) + 4 * 1000**2
+    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 16 * 32 * 8 + 7 * 8 + 3 * 4) + 4 * 1000**2
     assert found.goes_to_device(24 * GB)
     assert not found.goes_to_device(16 * GB)
     clip = 2 * 150_000_000
@@ -175,8 +175,20 @@ def test_rows_and_entries_take_what_the_plan_says(base, bank):
     cache = FeatureCache(iter([_views(base)]), 2, 6)
     assert sum(value.nbytes for value in vars(cache.rows).values()) == 12 * row_bytes(base.prompted)
     entries = bank.entries.without_tokens()
-    entries |= {"place": bank.entries.place[:-1], "keys": bank.filed.keys}
+    entries |= {"place": bank.entries.place[:-1], "keys": bank.filed.keys, "entry": bank.filed.entry}
     assert sum(value.nbytes for value in entries.values()) == len(bank) * entry_bytes(base.prompted)
+
+
+def test_a_bank_holds_everything_once(base):
+    """All that a bank's objects reach and that grows with its entries is in the plan: no second copy of a look."""
+    bank = tiny_capt.make_bank(base, num_images=60)
+    bank.entries = replace(bank.entries, tokens=bank.entries.tokens[:, :0].clone())
+    holders = [bank, bank.entries, bank.filed, bank.likeness]
+    held = {id(v): v for holder in holders for v in vars(holder).values() if isinstance(v, torch.Tensor)}
+    of_entries = [value for value in held.values() if value.dim() and len(bank) <= len(value) < len(bank) + 2]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in of_entries}
+    padding = sum(value[-1].nbytes for value in bank.entries.named().values())
+    assert sum(storages.values()) == len(bank) * entry_bytes(base.prompted) + padding
 
 
 @pytest.mark.parametrize("taken_once", [True, False])

@@ -31,11 +31,11 @@ def bare_row_bytes(tower: PromptedCLIP) -> int:
 
 
 def entry_bytes(tower: PromptedCLIP) -> int:
-    """What an entry takes in the bank, its patch tokens left out: z, look, key, six integers, three numbers."""
+    """What an entry takes in the bank, its patch tokens left out: z, look, key, seven integers, three numbers."""
     size = torch.finfo(tower.dtype).bits // 8
     layout = layout_width(tower.grid, tower.width)
     look = (size + FLOAT) * class_token_width(tower) + 2 * FLOAT * layout  # as they are, and as keys
-    return FLOAT * tower.embed_dim + look + 6 * INT + 3 * FLOAT
+    return FLOAT * tower.embed_dim + look + 7 * INT + 3 * FLOAT
 
 
 @dataclass(frozen=True)
