@@ -279,7 +279,8 @@ class CAPTModel(nn.Module):
         settings = self.settings
         if not (settings.use_sem and settings.use_mgde):
             return torch.zeros_like(pairs.valid)
-        if self.training or has_losses or not settings.gate_by_evidence:
+        is_trained = self.refiner.training or has_losses  # Dassl tells the part that it trains alone whether it does
+        if is_trained or not settings.gate_by_evidence:
             return pairs.valid
         if self.bank is None or not settings.use_sam:
             return torch.zeros_like(pairs.valid)
