@@ -62,8 +62,8 @@ def test_it_is_said_before_anything_is_encoded(files, tmp_path, capsys):  # noqa
     ]
     first, second, cache, bank = lines[:4]
     assert first == (
-        "Memory: feature cache 0.00 GB in main memory (2 of 2 views); bank at most 0.00 GB, its patch tokens 0.00 GB in "
-        "the cache; pairs of classes 0.00 GB"
+        "Memory: feature cache 0.00 GB in main memory (2 of 2 views); bank at most 0.00 GB, its patch tokens 0.00 GB "
+        "in the cache; pairs of classes 0.00 GB"
     )
     assert second == "Memory: at most 0.00 GB of it on the CPU besides"
     assert cache.startswith("Feature cache: 16 images x 2 views")
