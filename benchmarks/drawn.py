@@ -11,6 +11,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "trainers"), str(ROOT)]
 
+import compat  # noqa: E402, F401 - makes `import dassl` work
+
 import numpy as np  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
@@ -62,8 +64,6 @@ def draw(folder: Path, names: list[str], num_train: int = 2, num_test: int = 1) 
 
 def configuration(folder: Path, clip: Path, device: str, options: dict[str, Any]) -> Any:
     """CAPT at its defaults on zero-shot CLIP and the pictures in ``folder / "images"``, in fp32, without workers."""
-    import compat  # noqa: F401
-
     from dassl.config import get_cfg_default
 
     import datasets  # noqa: F401  (it registers the data sets)

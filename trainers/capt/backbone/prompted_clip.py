@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .blocks import BlockPrompts, Branch, masks_for
+from .blocks import BlockPrompts, Branch, masks_for, place_masks
 from .load import load_clip
 from .precision import cast_clip
 from .returned import image_feature, sequence_of
@@ -133,6 +133,7 @@ def encode_text_with(
         ValueError: :class:`BlockPrompts` of a block that this tower does not have.
     """
     length, blocks = embeddings.shape[1], list(transformer.resblocks)
+    place_masks(blocks, embeddings.device)
     prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
     first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
