@@ -47,8 +47,9 @@ def test_steps_are_those_of_the_cpu(case, make_trainer):
     losses, grads, logits = steps(make_trainer(name, keys))
     on_gpu = steps(make_trainer(name, keys, options=ON_GPU))
     np.testing.assert_allclose(on_gpu[0], losses, rtol=2e-3)  # cudnn convolves in TF32, as torch has it
+    largest = max(float(grad.abs().max()) for grad in grads.values())  # in front of a batch norm a bias has none
     for key, grad in grads.items():
-        torch.testing.assert_close(on_gpu[1][key], grad, rtol=1e-2, atol=1e-2 * float(grad.abs().max()), msg=key)
+        torch.testing.assert_close(on_gpu[1][key], grad, rtol=1e-2, atol=2e-3 * largest, msg=key)
     torch.testing.assert_close(on_gpu[2], logits, rtol=1e-3, atol=1e-3)
 
 
