@@ -19,10 +19,16 @@ from .blocks import BlockPrompts, masks_for
 if TYPE_CHECKING:
     from clip.model import ResidualAttentionBlock, Transformer
 
-__all__ = ["LEAST_SAVED", "can_share", "is_plain", "run_sharing"]
+__all__ = ["can_share", "is_plain", "pays", "run_sharing"]
+
+# Tokens; below, the further products cost more than they spare, and on a GPU their launches do; these tables are in
+# benchmarks/shared_beginnings.py
+LEAST_SAVED = {"cpu": 40, "cuda": 4000}
 
 
-LEAST_SAVED = 40  # tokens; below, the further products cost more than they spare (benchmarks/shared_beginnings.py)
+def pays(num_saved: int, device: torch.device) -> bool:
+    """Whether so many tokens less are worth computing the shared ones and the others apart."""
+    return num_saved >= LEAST_SAVED.get(device.type, LEAST_SAVED["cuda"])
 
 
 def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, first: int) -> bool:

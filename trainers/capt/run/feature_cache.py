@@ -65,7 +65,8 @@ class ViewBatch:
 
     def to(self, device: torch.device) -> ViewBatch:
         """The same on ``device``."""
-        return self.each(lambda value: value.to(device, non_blocking=True))
+        is_read_there = device.type == "cpu"  # at once, perhaps before a copy that nobody waits for has come
+        return self.each(lambda value: value.to(device, non_blocking=not is_read_there))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
         """``change`` of every tensor that there is, ``(B, ...)``."""
