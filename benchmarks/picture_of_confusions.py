@@ -22,6 +22,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import compat  # noqa: E402, F401 - makes `import dassl` work
+
 from capt_tools.report.figures import pair_rows  # noqa: E402
 from capt_tools.report.runs import ReportError, RunData, read_run  # noqa: E402
 from trainers.capt.run.pictures import read_image  # noqa: E402
