@@ -72,7 +72,8 @@ def configuration(folder: Path, clip: Path, device: str, options: dict[str, Any]
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.merge_from_file(str(ROOT / "configs/trainers/CAPT/vit_b16_ep20.yaml"))
-    own = {"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images"), "OUTPUT_DIR": str(folder / "run")}
+    own: dict[str, Any] = {"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images")}
+    own |= {"OUTPUT_DIR": str(folder / "run")}
     own |= {"MODEL.BACKBONE.NAME": str(clip), "INPUT.SIZE": (tiny.SIDE, tiny.SIDE), "TRAINER.NAME": "CAPT"}
     own |= {"SEED": 1, "USE_CUDA": device != "cpu", "VERBOSE": False, "TRAINER.CAPT.PREC": "fp32"}
     own |= {"OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0, **options}

@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -31,9 +32,10 @@ from trainers.capt.backbone.towers import BlockSizes, Transformer, causal_mask
 # Prompts, their tokens, and how many of these they begin with alike.
 CASES = [(4, 10, 1), (4, 10, 5), (4, 22, 17), (10, 10, 5), (50, 10, 1), (50, 10, 5), (50, 22, 17), (200, 10, 5)]
 LARGE = [(200, 22, 17), (500, 10, 5), (500, 22, 17), (1000, 10, 5), (1000, 22, 17)]  # a GPU's
+Tower = tuple[Any, torch.Tensor, nn.LayerNorm, torch.Tensor]  # its blocks stand for those of OpenAI's CLIP
 
 
-def tower(width: int, num_blocks: int) -> tuple[Transformer, torch.Tensor, nn.LayerNorm, torch.Tensor]:
+def tower(width: int, num_blocks: int) -> Tower:
     """A frozen text tower: blocks, positions, last norm, projection."""
     torch.manual_seed(0)
     blocks = Transformer(BlockSizes(width, num_blocks, max(1, width // 64), 4 * width, "quick_gelu"), causal_mask(77))
@@ -42,10 +44,9 @@ def tower(width: int, num_blocks: int) -> tuple[Transformer, torch.Tensor, nn.La
     return blocks, 0.01 * torch.randn(77, width), nn.LayerNorm(width), width**-0.5 * torch.randn(width, width)
 
 
-def seconds(parts: tuple[object, ...], texts: int, length: int, begins: int, shared: int) -> float:
+def seconds(parts: Tower, texts: int, length: int, begins: int, shared: int) -> float:
     """Seconds of features of ``texts`` prompts and of the ``begins`` learned tokens' gradient: CPU's, or a GPU's."""
     positions = parts[1]
-    assert isinstance(positions, torch.Tensor)
     learned = positions.new_empty(begins, positions.shape[1]).normal_().requires_grad_()
     rest = positions.new_empty(texts, length - begins, positions.shape[1]).normal_()
     prompts = torch.cat([learned.expand(texts, -1, -1), rest], dim=1)
@@ -56,7 +57,7 @@ def seconds(parts: tuple[object, ...], texts: int, length: int, begins: int, sha
     else:
         start = time.process_time()
     with mock.patch.object(prompted_clip, "pays", return_value=True):
-        prompted_clip.encode_text_with(*parts, prompts, read, shared=shared).float().sum().backward()  # type: ignore[arg-type]
+        prompted_clip.encode_text_with(*parts, prompts, read, shared=shared).float().sum().backward()
     if positions.device.type == "cpu":
         return time.process_time() - start
     torch.cuda.synchronize()

@@ -138,7 +138,7 @@ def encode_text_with(
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
     first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
     can = shared > 0 and branch is None and can_share(transformer, prompts, shared, first)
-    if can and pays((len(x) - groups) * shared, x.device):
+    if can and pays((len(x) - groups) * shared, x):
         parts = x.unflatten(0, (groups, -1))
         rest = run_sharing(transformer, parts[:, 0, :shared], parts[:, :, shared:], prompts, first)
         read = rest.flatten(0, 1)[torch.arange(len(x), device=x.device), eot - shared]

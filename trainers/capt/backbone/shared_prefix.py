@@ -21,14 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["can_share", "is_plain", "pays", "run_sharing"]
 
-# Tokens; below, the further products cost more than they spare, and on a GPU their launches do; these tables are in
-# benchmarks/shared_beginnings.py
-LEAST_SAVED = {"cpu": 40, "cuda": 4000}
+# Tokens; below, the further products cost more than they spare, and on a GPU, which is told of each, their number does
+# (benchmarks/shared_beginnings.py, on an H100).
+LEAST_SAVED, LEAST_SAVED_ON_GPU, LEAST_SAVED_IN_HALF = 40, 4_000, 20_000
 
 
-def pays(num_saved: int, device: torch.device) -> bool:
-    """Whether so many tokens less are worth computing the shared ones and the others apart."""
-    return num_saved >= LEAST_SAVED.get(device.type, LEAST_SAVED["cuda"])
+def pays(num_saved: int, x: Tensor) -> bool:
+    """Whether so many tokens less of ``x`` are worth computing the shared ones and the others apart."""
+    if x.device.type == "cpu":
+        return num_saved >= LEAST_SAVED
+    return num_saved >= (LEAST_SAVED_ON_GPU if x.dtype == torch.float32 else LEAST_SAVED_IN_HALF)
 
 
 def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, first: int) -> bool:
