@@ -71,6 +71,13 @@ def test_it_is_said_before_anything_is_encoded(files, tmp_path, capsys):  # noqa
     assert "without patch tokens, which experts alone read" in lines[4]
 
 
+def test_views_that_do_not_fit_are_named(files, tmp_path, capsys):  # noqa: F811
+    begun(files, tmp_path, *EXPERTS, "TRAINER.CAPT.CACHE.VIEWS", 5, *gigabytes(2.5 * SHOTS * ROW))
+    printed = capsys.readouterr().out
+    assert "(2 of 5 views)" in printed
+    assert "Feature cache: 16 images x 2 views, 0.00 GB, 3 more do not fit CACHE.MAX_GB 0.0\n" in printed
+
+
 # A bank of the full training set, whose patch tokens fit or do not
 
 FULL = ("TRAINER.CAPT.BANK.SHOTS", -1, "DATASET.NUM_SHOTS", 2, *EXPERTS)
