@@ -49,7 +49,8 @@ try:
     clip = _import_clip()
     _clip_py = importlib.import_module("clip.clip")  # a package may hide it behind the function names it re-exports
     _model_py = importlib.import_module("clip.model")
-    tokenizer = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
+    _made = getattr(_clip_py, "_tokenizer", None)  # by every CLIP that is known, for itself
+    tokenizer = _made or importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
 except ImportError as error:  # name the fix, not only the module
     raise ImportError(
         f"OpenAI's clip package cannot be imported ({error}); run `pip install clip-anytorch`, "
