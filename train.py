@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import difflib
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -286,4 +287,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(main) if VARIABLE in os.environ else main())
+    code = serve(main) if VARIABLE in os.environ else main()
+    gc.freeze()  # else Python searches all that torch has made for rings, before it ends all of it anyway
+    sys.exit(code)
