@@ -40,8 +40,8 @@ class CachedTokens:
     def take(self, place: Tensor, view: Tensor) -> Tensor:
         """Tokens ``(n, N, Dv)`` at ``(n,)`` places and views; see :class:`TokenSource`."""
         row = (place * self.num_views + view).to(self.tokens.device)
-        found = self.tokens[row.clamp_min(0)]
-        found[(place < 0).to(self.tokens.device)] = 0
+        nowhere = (place < 0).to(self.tokens.device).nonzero().squeeze(1)  # a mask would go through all that was found
+        found = self.tokens.index_select(0, row.clamp_min(0)).index_fill_(0, nowhere, 0)
         return found.to(place.device, non_blocking=True)
 
 
