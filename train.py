@@ -16,11 +16,17 @@ import argparse
 import contextlib
 import difflib
 import functools
+import gc
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from capt_tools.train_flags import build_parser
+
+if __name__ == "__main__":
+    build_parser().parse_args()  # help, and what is mistyped, is answered before anything large is imported
 
 import compat  # noqa: F401  makes `import dassl` work
 
@@ -54,10 +60,6 @@ from trainers.capt.run.states import rng_state, set_rng_state
 from trainers.capt.run.yaml_file import merge_yaml
 
 ROOT = Path(__file__).resolve().parent
-EXAMPLE = r"""examples:
-    %(prog)s --root DATA --seed 1 --trainer CAPT --output-dir output/try \
-        --dataset-config-file configs/datasets/caltech101.yaml \
-        --config-file configs/trainers/CAPT/vit_b16_ep20.yaml DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base"""
 # Where an exception that means "bad input" is raised: here, or in a library that reads the user's files.
 READERS = ("dassl", "yacs", "yaml", "PIL", "clip", "safetensors")
 
@@ -66,35 +68,6 @@ _loggers: list[object] = []
 
 class InputError(ValueError):
     """What the user asked for cannot be done; the message says why and what to do."""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """CoOp's flags. An empty string means "not given"; the seed may be 0, so its default is None."""
-    parser = argparse.ArgumentParser(
-        description="Train or test a prompt learner (CoOp's flags).",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--root", type=str, default="", help="folder that holds the data set folders")
-    parser.add_argument("--output-dir", type=str, default="", help="where log, checkpoints and results.json go")
-    parser.add_argument("--resume", type=str, default="", help="folder of a run to go on from")
-    parser.add_argument("--seed", type=int, default=None, help="0 or more fixes the seed; not given: SEED of the yaml")
-    parser.add_argument("--source-domains", type=str, nargs="+", help="source domains (Dassl's DA and DG data sets)")
-    parser.add_argument("--target-domains", type=str, nargs="+", help="target domains (Dassl's DA and DG data sets)")
-    parser.add_argument("--transforms", type=str, nargs="+", help="replaces INPUT.TRANSFORMS")
-    parser.add_argument("--config-file", type=str, default="", help="configs/trainers/<Method>/<name>.yaml")
-    parser.add_argument("--dataset-config-file", type=str, default="", help="configs/datasets/<name>.yaml")
-    parser.add_argument("--trainer", type=str, default="", help="name of the trainer, e.g. CoOp or CAPT")
-    parser.add_argument("--backbone", type=str, default="", help="CLIP model name, or path of a CLIP checkpoint")
-    parser.add_argument("--head", type=str, default="", help="name of the head (unused by prompt learners)")
-    parser.add_argument("--eval-only", action="store_true", help="test a trained model")
-    parser.add_argument("--model-dir", type=str, default="", help="output folder of the run to test")
-    parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint to test")
-    parser.add_argument("--no-train", action="store_true", help="build everything, train nothing")
-    together = "processes that do the run together, one on each GPU (1)"
-    parser.add_argument("--nproc", type=int, default=argparse.SUPPRESS, help=together)  # not in the banner by itself
-    parser.add_argument("opts", default=[], nargs=argparse.REMAINDER, help="KEY VALUE pairs, after all flags")
-    return parser
 
 
 def reset_cfg(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -314,4 +287,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(main) if VARIABLE in os.environ else main())
+    code = serve(main) if VARIABLE in os.environ else main()
+    gc.freeze()  # else Python searches all that torch has made for rings, before it ends all of it anyway
+    sys.exit(code)

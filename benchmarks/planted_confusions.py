@@ -30,6 +30,7 @@ from tabulate import tabulate
 
 import train
 from capt_tools import pretrain_clip
+from capt_tools.train_flags import build_parser
 from datasets.glyph_files import write_pretraining_tar
 from datasets.glyph_shapes import DETAILS, LOOK_ALIKES
 from trainers.capt import CAPT
@@ -116,7 +117,7 @@ def build(args: argparse.Namespace, clip: Path, seed: int, half: str, trained: P
     words += ["--dataset-config-file", str(ROOT / "configs/datasets/glyphs.yaml")]
     words += ["--config-file", str(ROOT / "configs/trainers/CAPT/demo.yaml"), "--output-dir", str(folder)]
     words += ["INPUT.SIZE", "(48, 48)", "DATASET.NUM_SHOTS", str(args.shots), "DATASET.SUBSAMPLE_CLASSES", half]
-    cfg = train.setup_cfg(train.build_parser().parse_args([*words, *args.opts]))
+    cfg = train.setup_cfg(build_parser().parse_args([*words, *args.opts]))
     set_random_seed(seed)
     trainer = build_trainer(cfg)
     assert isinstance(trainer, CAPT)

@@ -21,7 +21,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("capt_tools.demo", "From nothing to a table, on a CPU and drawn pictures."),
     "quick": ("capt_tools.quick", "From a folder of images to a trained CAPT and its report."),
-    "train": ("train", "Train or test any method, with CoOp's flags."),
+    "train": ("capt_tools.train_flags", "Train or test any method, with CoOp's flags."),
     "plan": ("capt_tools.plan", "Print the training commands of a protocol."),
     "predict": ("capt_tools.predict", "Predict images with a trained CAPT."),
     "explain": ("capt_tools.explain", "Say why a trained CAPT answers as it does."),

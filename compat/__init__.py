@@ -16,6 +16,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from .postponed import postpone
 from .stand_ins import stand_in_for_absent_packages
 
 __all__ = ["BUNDLED_PATH", "DASSL"]
@@ -52,4 +53,5 @@ def _choose() -> str:
 
 
 stand_in_for_absent_packages()
+postpone()
 DASSL: str = _choose()

@@ -5,9 +5,9 @@ import random
 from collections import defaultdict
 
 from dassl.data.datasets import DATASET_REGISTRY
-from scipy.io import loadmat
 
 from .few_shot import SPLIT_SEED, FewShotDataset
+from .files import read_matlab
 from .splits import Items, make_datum, split_in_three
 
 
@@ -24,7 +24,7 @@ class OxfordFlowers(FewShotDataset):
         with open(self.need(self.path("cat_to_name.json")), encoding="utf-8") as file:
             names = json.load(file)
         by_label: dict[int, Items] = defaultdict(list)
-        for number, label in enumerate(loadmat(self.need(self.path("imagelabels.mat")))["labels"][0], start=1):
+        for number, label in enumerate(read_matlab(self.need(self.path("imagelabels.mat")))["labels"][0], start=1):
             image = f"{self.image_dir}/image_{number:05d}.jpg"
             by_label[int(label)].append(make_datum(image, int(label) - 1, names[str(label)]))
 

@@ -3,9 +3,9 @@
 import random
 
 from dassl.data.datasets import DATASET_REGISTRY
-from scipy.io import loadmat
 
 from .few_shot import SPLIT_SEED, FewShotDataset
+from .files import read_matlab
 from .splits import Items, make_datum
 
 
@@ -27,10 +27,10 @@ class StanfordCars(FewShotDataset):
     def _read_annotations(self, folder: str, annotation_file: str) -> Items:
         names = [
             _year_first(str(name[0]))
-            for name in loadmat(self.need(self.path("devkit", "cars_meta.mat")))["class_names"][0]
+            for name in read_matlab(self.need(self.path("devkit", "cars_meta.mat")))["class_names"][0]
         ]
         items = []
-        for annotation in loadmat(self.need(annotation_file))["annotations"][0]:
+        for annotation in read_matlab(self.need(annotation_file))["annotations"][0]:
             label = int(annotation["class"][0, 0]) - 1
             items.append(make_datum(self.path(folder, str(annotation["fname"][0])), label, names[label]))
         return items

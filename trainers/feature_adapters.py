@@ -7,7 +7,6 @@ class names (:class:`FeatureAdapter`) and how it is built (:meth:`FeatureAdapter
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from .capt.backbone.precision import PRECISIONS, usable_precision
 from .capt.backbone.prompted_clip import ImageFeatures, PromptedCLIP, load_backbone
 from .capt.bases.context import plain_name
 from .capt.bases.templates import CUSTOM_TEMPLATES
+from .capt.run.encoding import sensible_workers
 from .capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewDataset, encode_views, hash_seed
 from .capt.run.files import read_checkpoint
 from .capt.run.interruption import ResumableMixin
@@ -190,7 +190,7 @@ class FeatureAdapterTrainer(RunRecordMixin, ResumableMixin, TrainerX):
         num_views = 1 + cfg.TRAINER[self.node].AUGMENT_EPOCHS
         transforms = self.dm.test_loader.dataset.transform, self.dm.train_loader_x.dataset.transform
         views = ViewDataset(self.dm.dataset.train_x, num_views, *transforms, self.read_image, self.run_seed)
-        workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+        workers = sensible_workers(cfg.DATALOADER.NUM_WORKERS)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         files, title = self.feature_files, "Encoding the shots"
         batches = encode_views(self.clip, views, self.device, batch_size, workers, title, files, with_tokens=False)

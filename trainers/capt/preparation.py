@@ -21,6 +21,7 @@ from .method.semantic_miner import MinedViews
 from .method.shift_choice import set_shift
 from .method.start import meet_pairs_of_bank, start_semantic_experts
 from .run.dataset import all_classnames, rebuilt_dataset
+from .run.encoding import sensible_workers
 from .run.feature_cache import CachedLoader, FeatureCache, ViewBatch, ViewEncoder, cache_where_it_fits, hash_seed
 from .run.memory import MemoryPlan, memory_of, plan_memory
 from .run.record import RunRecordMixin, relative_path
@@ -123,7 +124,7 @@ class PreparationMixin(RunRecordMixin):
             self.run_seed,
             torch.device(self.device),
             loaders.TEST.BATCH_SIZE,
-            min(loaders.NUM_WORKERS, os.cpu_count() or 1),
+            sensible_workers(loaders.NUM_WORKERS),
             self.feature_files,
         )
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .activation import lighten
+
 if TYPE_CHECKING:
     from clip.model import CLIP, ModifiedResNet
 
@@ -49,7 +51,8 @@ try:
     clip = _import_clip()
     _clip_py = importlib.import_module("clip.clip")  # a package may hide it behind the function names it re-exports
     _model_py = importlib.import_module("clip.model")
-    tokenizer = importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
+    _made = getattr(_clip_py, "_tokenizer", None)  # by every CLIP that is known, for itself
+    tokenizer = _made or importlib.import_module("clip.simple_tokenizer").SimpleTokenizer()
 except ImportError as error:  # name the fix, not only the module
     raise ImportError(
         f"OpenAI's clip package cannot be imported ({error}); run `pip install clip-anytorch`, "
@@ -85,8 +88,11 @@ def build_clip(state_dict: dict[str, torch.Tensor]) -> CLIP:
     state_dict = dict(state_dict)  # build_model deletes keys
     if "design_details" in inspect.signature(_model_py.build_model).parameters:
         plain = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
-        return _model_py.build_model(state_dict, plain)
-    return _model_py.build_model(state_dict)
+        model = _model_py.build_model(state_dict, plain)
+    else:
+        model = _model_py.build_model(state_dict)
+    lighten(model, getattr(_model_py, "QuickGELU", None))
+    return model
 
 
 def build_resnet(

@@ -19,20 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from . import stock_clip
+from .activation import QuickGELU
 from .tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from clip.model import ModifiedResNet
 
 __all__ = ["ACTIVATIONS", "BlockSizes", "CLIPSizes", "ResNetSizes", "TowerCLIP"]
-
-
-class QuickGELU(nn.Module):
-    """x sigmoid(1.702 x), OpenAI's stand-in for GELU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Elementwise, ``(..., n)`` to the same."""
-        return x * torch.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -53,8 +53,8 @@ class HostTokens:
     def take(self, place: Tensor, view: Tensor) -> Tensor:
         """Tokens ``(n, N, Dv)`` at ``(n,)`` places and views; see :class:`TokenSource`."""
         row = torch.where(place < 0, -1, place * self.num_views + view).to(self.tokens.device)
-        found = gathered(self.tokens, row.clamp_min(0), place.device)
-        found[row < 0] = 0
+        nowhere = (row < 0).nonzero().squeeze(1)  # a mask would go through all that was found
+        found = gathered(self.tokens, row.clamp_min(0), place.device).index_fill_(0, nowhere, 0)
         return found.to(place.device, non_blocking=True)
 
 

@@ -2,11 +2,13 @@
 
 Images go through the tower in batches that follow from their list alone, each view by itself, so that the numbers are
 the same whether they were stored or not, and runs that need three views share them with runs that need ten. An image is
-decoded once for all of its views. The processes of a run take turns at the batches, and tell each other what came out.
+decoded once for all of its views, and workers send several at once. The processes of a run take turns at the batches,
+and tell each other what came out.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +28,10 @@ from .feature_names import FeatureNames, token_bytes
 from .shares import in_turns, own_turns
 from .views import ViewDataset
 
-__all__ = ["EncodedBatch", "Encoding", "ImageEncoder", "tower_of"]
+__all__ = ["EncodedBatch", "Encoding", "ImageEncoder", "sensible_workers", "tower_of"]
 
 PART_BYTES = 2**26  # of one view's tokens in one file; bounds what is held until a file is written
+AHEAD = 2  # chunks of images that a worker reads ahead, torch's default
 
 
 class ImageEncoder(Protocol):
@@ -45,6 +48,12 @@ class ImageEncoder(Protocol):
 def tower_of(encoder: ImageEncoder) -> PromptedCLIP | None:
     """The frozen CLIP whose own features these are, if they are one's."""
     return getattr(encoder, "tower", None)
+
+
+def sensible_workers(asked: int) -> int:
+    """Processes that read images: as many as were asked for, but no more than this process may use cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(asked, cores)
 
 
 @dataclass(frozen=True)
@@ -165,31 +174,37 @@ class Encoding:
             self._write(part, view, new)
 
     def _pixels(self, wanted: list[tuple[range, list[int]]], num_workers: int) -> Iterator[list[Tensor]]:
-        """The wanted views of image after image, of the batches that are this process's."""
+        """Pixels ``(V, n, 3, H, W)`` of the wanted views, chunk by chunk, of each batch that is this process's."""
         batches = [
             (batch, views) for part, views in wanted if views for batch in own_turns(_cut(part, self.batch_size))
         ]
-        items = [(place, views) for batch, views in batches for place in batch]
-        if not items:
+        if not batches:
             return iter(())
-        reads = _Pixels(self.images, items)
+        # Sending a piece costs as much as reading a small image; what waits is one pass of the tower at most.
+        step = max(1, self.batch_size // (AHEAD * num_workers * len(self.views))) if num_workers else 1
+        reads = _Pixels(self.images, [(chunk, views) for batch, views in batches for chunk in _cut(batch, step)])
+        workers = min(num_workers, len(reads))
+        ahead = AHEAD if workers else None
         pinned = self.device.type == "cuda"
         own = torch.Generator()
-        return iter(DataLoader(reads, batch_size=None, num_workers=num_workers, pin_memory=pinned, generator=own))
+        chunks = iter(
+            DataLoader(reads, None, num_workers=workers, prefetch_factor=ahead, pin_memory=pinned, generator=own)
+        )
+        return ([next(chunks) for _ in _cut(batch, step)] for batch, _ in batches)
 
     def _make(self, sources: list[tuple[list[int], Iterator[list[Tensor]]]], places: range) -> dict[int, ImageFeatures]:
         """Features of a batch, each view's images from the source that has them."""
         features: dict[int, ImageFeatures] = {}
         for views, source in sources:
-            features |= self._encode(views, [next(source) for _ in places] if views else [])
+            features |= self._encode(views, next(source) if views else [])
         if world() == 1:
             return features
         return {view: _each(one, Tensor.cpu) for view, one in features.items()}
 
-    def _encode(self, views: list[int], pixels: list[list[Tensor]]) -> dict[int, ImageFeatures]:
+    def _encode(self, views: list[int], chunks: list[Tensor]) -> dict[int, ImageFeatures]:
         encoded = {}
         for number, view in enumerate(views):
-            batch = torch.stack([image[number] for image in pixels]).to(self.device, non_blocking=True)
+            batch = torch.cat([chunk[number].to(self.device, non_blocking=True) for chunk in chunks])
             features = self.encoder.encode_image(batch)
             if not self._wants_tokens(view):
                 features = ImageFeatures(features.feature, None, None)
@@ -238,18 +253,19 @@ class Encoding:
             self.files.write(f"{name}-tokens", tokens)
 
 
-class _Pixels(Dataset[list[Tensor]]):
-    """Item i: some views of one image."""
+class _Pixels(Dataset[Tensor]):
+    """Item i: some views of a chunk of images, ``(V, n, 3, H, W)``."""
 
-    def __init__(self, images: ViewDataset, items: Sequence[tuple[int, list[int]]]):
+    def __init__(self, images: ViewDataset, items: Sequence[tuple[range, list[int]]]):
         self.images = images
         self.items = items
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, item: int) -> list[Tensor]:
-        return self.images.pixels(*self.items[item])
+    def __getitem__(self, item: int) -> Tensor:
+        chunk, views = self.items[item]
+        return torch.stack([torch.stack(self.images.pixels(place, views)) for place in chunk], dim=1)
 
 
 def _cut(places: range, step: int) -> list[range]:

@@ -21,6 +21,6 @@ def gathered(values: Tensor, row: Tensor, device: torch.device) -> Tensor:
         device: where it goes from here.
     """
     if device.type != "cuda":
-        return values[row]
+        return values.index_select(0, row)
     rows = torch.empty(len(row), *values.shape[1:], dtype=values.dtype, pin_memory=True)
     return torch.index_select(values, 0, row, out=rows)

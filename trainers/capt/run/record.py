@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..backbone.prompted_clip import ImageFeatures
 from .distributed import world
-from .encoding import Encoding, ImageEncoder, tower_of
+from .encoding import Encoding, ImageEncoder, sensible_workers, tower_of
 from .feature_files import FeatureFiles, feature_files
 from .files import relative_path, write_atomically, write_json
 from .metrics import accuracies, confusion_report
@@ -134,7 +134,7 @@ class RunRecordMixin(ReadingMixin):
             return
         items, transform = loader.dataset.data_source, loader.dataset.transform
         images = ViewDataset(items, 1, transform, transform, self.read_image, seed=0)
-        device, workers = torch.device(self.device), min(loader.num_workers, os.cpu_count() or 1)
+        device, workers = torch.device(self.device), sensible_workers(loader.num_workers)
         files = self.feature_files
         encoding = Encoding(encoder, images, device, loader.batch_size, workers, "", files, self.reads_tokens())
         for batch in encoding:

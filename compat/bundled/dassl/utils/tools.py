@@ -5,9 +5,11 @@ import json
 import os
 import os.path as osp
 import random
+import re
 import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any, TypeVar
 
 import numpy as np
@@ -104,10 +106,29 @@ def read_image(path: str) -> Image.Image:
 
 
 def collect_env_info() -> str:
-    """Return torch's description of the environment, with Pillow's version below it. Takes seconds."""
-    from torch.utils.collect_env import get_pretty_env_info
+    """Return torch's description of the environment, with Pillow's version below it.
 
-    return f"{get_pretty_env_info()}\n        Pillow ({PIL.__version__})"
+    Of the second that it takes, nearly all is the start of a ``pip list``, whose lines are read without it.
+    """
+    from torch.utils import collect_env
+
+    of_torch: Callable[..., Any] = collect_env.get_pip_packages
+    collect_env.get_pip_packages = lambda run, *patterns: of_torch(_pip_list, *patterns)
+    try:
+        text: str = collect_env.get_pretty_env_info()
+    finally:
+        collect_env.get_pip_packages = of_torch
+    return f"{text}\n        Pillow ({PIL.__version__})"
+
+
+def _pip_list(command: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of ``pip list --format=freeze``, whoever is asked for it: a venv may have no pip."""
+    lines: dict[str, str] = {}
+    for package in metadata.distributions():
+        name = package.metadata["Name"]
+        if name:  # what lies half deleted has none
+            lines.setdefault(re.sub(r"[-_.]+", "-", name).lower(), f"{name}=={package.version}")
+    return 0, "\n".join(lines[key] for key in sorted(lines)), ""
 
 
 def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
