@@ -90,7 +90,7 @@ MUTANTS = {
     "systematic shift": [
         (fit_shift, "/ theta[0]", "", SHIFT),  # w for v
         (fit_shift, "penalty / len(texts)", "penalty", SHIFT),
-        (_Problem.curvature_and_slope, "+ penalty * theta[1:]", "+ penalty * theta[1:] / n", SHIFT),
+        (_Problem.curvature_and_slope, "+= penalty * theta[1:]", "+= penalty * theta[1:] / n", SHIFT),
         (_Problem.curvature_and_slope, "(of_class - truth)", "of_class", SHIFT),
         (_Problem._curvature_of_shift, "- probs.t() @ probs", "", SHIFT),
         (_Problem._curvature_of_shift, "- moved.t() @ moved", "", SHIFT),

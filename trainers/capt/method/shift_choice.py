@@ -97,7 +97,8 @@ def choose_penalty(
         shift = fit_shift(z[fit_rows], place, texts[fitted], PENALTIES, scale)  # (S, D)
         truth = torch.searchsorted(held.to(label.device), plain_label[held_rows])
         before = plain[held_rows] @ texts[held].t()  # (n_held, C_held)
-        after = before + (shift @ texts[held].t()).unsqueeze(1)  # (S, n_held, C_held)
-        return (after.argmax(dim=-1) == truth).float() - (before.argmax(dim=-1) == truth).float()
+        biases = shift @ texts[held].t()  # (S, C_held); a table of images and classes for one strength at a time
+        after = torch.stack([(before + bias).argmax(dim=-1) for bias in biases])  # (S, n_held)
+        return (after == truth).float() - (before.argmax(dim=-1) == truth).float()
 
     return HeldOutChoice.of(PENALTIES, held_out_gains(plain_label, len(texts), halves, fit_and_compare))

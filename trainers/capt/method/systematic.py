@@ -10,7 +10,7 @@ Shapes: n images, C classes, D joint width, S strengths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,8 @@ MAX_STEPS = 30
 MAX_HALVINGS = 40  # where tau starts far too large the loss is all but straight, and a step millions too long
 TOLERANCE = 1e-8  # of the loss
 TEMPERATURE_PENALTY = 1e-6  # on (tau / s - 1)^2 / 2; finite also where the shots are told apart without an error
-MAX_CELLS = 2**24  # numbers in a table of images and classes (128 MB); some eight such tables are held at a time
+MAX_CELLS = 2**24  # numbers in a table of images and classes (64 MB)
+CELLS_AT_A_TIME = 2**20  # of them that one pass goes through in float64; some six such tables are held (50 MB)
 
 
 class SystematicShift(nn.Module):
@@ -69,7 +70,7 @@ def fit_shift(z: Tensor, label: Tensor, texts: Tensor, penalties: Sequence[float
     stride = -(-len(z) * len(texts) // MAX_CELLS)
     axes = _axes(texts)  # (D, k)
     problem = _Problem(
-        cosines=(z[::stride] @ texts.t()).double(),
+        cosines=z[::stride] @ texts.t(),
         label=label[::stride],
         design=(texts - texts.mean(dim=0)).double() @ axes,
         scale=scale,
@@ -91,10 +92,10 @@ def _axes(texts: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Problem:
-    """The convex problem in theta = (tau, w) ``(k + 1,)``, in float64.
+    """The convex problem in theta = (tau, w) ``(k + 1,)``, in float64, some images at a time.
 
     Attributes:
-        cosines: ``(n, C)`` z T^T.
+        cosines: ``(n, C)`` fp32 z T^T.
         label: ``(n,)``.
         design: ``(C, k)``, what one unit of w along each axis adds to a class.
         scale: s, which tau is held near.
@@ -107,64 +108,76 @@ class _Problem:
 
     def minimum(self, penalty: float, theta: Tensor) -> Tensor:
         """By Newton's method from ``theta`` on; ``penalty`` is on |w|^2 / 2."""
-        logits = self.logits(theta)
-        value = self.loss(theta, logits, penalty)
+        value = self.loss(theta, penalty)
         for _ in range(MAX_STEPS):
-            curvature, slope = self.curvature_and_slope(theta, logits, penalty)
+            curvature, slope = self.curvature_and_slope(theta, penalty)
             step = torch.linalg.solve(curvature, slope)
-            theta, logits, lower = self._line_search(theta, step, logits, value, penalty)
+            theta, lower = self._line_search(theta, step, value, penalty)
             if value - lower < TOLERANCE:
                 break
             value = lower
         return theta
 
-    def logits(self, theta: Tensor) -> Tensor:
-        """``(n, C)``; linear in theta."""
-        return torch.addcmul(self.design @ theta[1:], theta[0], self.cosines)
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Cosines ``(b, C)`` in float64 and labels ``(b,)`` of some images after the other."""
+        rows = max(1, CELLS_AT_A_TIME // self.cosines.shape[1])
+        for cosines, label in zip(self.cosines.split(rows), self.label.split(rows), strict=True):
+            yield cosines.double(), label
 
-    def loss(self, theta: Tensor, logits: Tensor, penalty: float) -> float:
+    def logits(self, theta: Tensor, cosines: Tensor) -> Tensor:
+        """``(b, C)``; linear in theta."""
+        return torch.addcmul(self.design @ theta[1:], theta[0], cosines)
+
+    def loss(self, theta: Tensor, penalty: float) -> float:
         """Mean cross-entropy and both penalties."""
-        fit = cross_entropy(logits, self.label) + 0.5 * TEMPERATURE_PENALTY * (theta[0] / self.scale - 1) ** 2
+        parts = [cross_entropy(self.logits(theta, part), label, reduction="sum") for part, label in self.parts()]
+        fit = torch.stack(parts).sum() / len(self.label) + 0.5 * TEMPERATURE_PENALTY * (theta[0] / self.scale - 1) ** 2
         return float(fit + 0.5 * penalty * theta[1:].square().sum())
 
-    def curvature_and_slope(self, theta: Tensor, logits: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    def curvature_and_slope(self, theta: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
         """Second derivatives ``(k + 1, k + 1)`` and first ``(k + 1,)`` of the loss."""
-        n, probs = len(logits), logits.softmax(dim=1)
-        weighed = probs * self.cosines
-        mean, of_class = weighed.sum(dim=1), probs.sum(dim=0)  # (n,) of an image's cosines, (C,)
-        truth = torch.bincount(self.label, minlength=probs.shape[1])  # (C,)
+        n, num_classes = self.cosines.shape
+        truth = torch.bincount(self.label, minlength=num_classes)  # (C,)
+        of_class = theta.new_zeros(num_classes)
+        mixed = theta.new_zeros(num_classes)  # how the classes' probabilities follow tau
+        slope, curvature = torch.zeros_like(theta), theta.new_zeros(len(theta), len(theta))
+        for cosines, label in self.parts():
+            probs = self.logits(theta, cosines).softmax(dim=1)
+            weighed = probs * cosines
+            mean = weighed.sum(dim=1)  # (b,) of an image's cosines
+            of_class += probs.sum(dim=0)
+            mixed += weighed.sum(dim=0) - mean @ probs
+            slope[0] += mean.sum() - cosines.gather(1, label.unsqueeze(1)).sum()
+            curvature[0, 0] += weighed.flatten() @ cosines.flatten() - mean.square().sum()
+            curvature[1:, 1:] += self._curvature_of_shift(probs)
 
-        slope = torch.empty_like(theta)
-        slope[0] = (mean.sum() - self.cosines.gather(1, self.label.unsqueeze(1)).sum()) / n
+        slope[1:] = (of_class - truth) @ self.design
+        slope /= n
         slope[0] += TEMPERATURE_PENALTY * (theta[0] / self.scale - 1) / self.scale
-        slope[1:] = (of_class - truth) @ self.design / n + penalty * theta[1:]
-
-        curvature = theta.new_empty(len(theta), len(theta))
-        curvature[0, 0] = (weighed.flatten() @ self.cosines.flatten() - mean.square().sum()) / n
+        slope[1:] += penalty * theta[1:]
+        curvature[0, 1:] = curvature[1:, 0] = mixed @ self.design
+        curvature /= n
         curvature[0, 0] += TEMPERATURE_PENALTY / self.scale**2
-        curvature[0, 1:] = curvature[1:, 0] = (weighed.sum(dim=0) - mean @ probs) @ self.design / n  # probs follow tau
-        curvature[1:, 1:] = self._curvature_of_shift(probs, of_class) / n
         curvature.diagonal()[1:] += penalty
         curvature.diagonal().add_(1e-9)
         return curvature, slope
 
-    def _curvature_of_shift(self, probs: Tensor, of_class: Tensor) -> Tensor:
-        """T^T M T ``(k, k)``, M ``(C, C)`` the curvature of class biases; without M where there are fewer axes."""
+    def _curvature_of_shift(self, probs: Tensor) -> Tensor:
+        """T^T M T ``(k, k)`` of some images, M ``(C, C)`` the curvature of class biases; without M where there are
+        fewer axes.
+        """
         num_classes, num_axes = self.design.shape
+        of_class = probs.sum(dim=0)
         if 2 * num_axes > num_classes:
             return self.design.t() @ (torch.diag(of_class) - probs.t() @ probs) @ self.design
-        moved = probs @ self.design  # (n, k)
+        moved = probs @ self.design  # (b, k)
         return self.design.t() @ (of_class.unsqueeze(1) * self.design) - moved.t() @ moved
 
-    def _line_search(
-        self, theta: Tensor, step: Tensor, logits: Tensor, value: float, penalty: float
-    ) -> tuple[Tensor, Tensor, float]:
+    def _line_search(self, theta: Tensor, step: Tensor, value: float, penalty: float) -> tuple[Tensor, float]:
         """Halve the step until the loss falls and tau stays positive; no step where it never does."""
-        change = self.logits(step)
         for halving in range(MAX_HALVINGS):
-            length = 0.5**halving
-            moved, there = theta - length * step, logits - length * change
-            lower = self.loss(moved, there, penalty)
+            moved = theta - 0.5**halving * step
+            lower = self.loss(moved, penalty)
             if lower <= value and moved[0] > 0:  # no number is not lower either
-                return moved, there, lower
-        return theta, logits, value
+                return moved, lower
+        return theta, value
