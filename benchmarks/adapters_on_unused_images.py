@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -21,11 +22,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import compat  # noqa: F401
 
 import torch
-from dassl.data.transforms import build_transform
+from dassl.data.datasets import Datum
 from dassl.optim import build_lr_scheduler, build_optimizer
 from tabulate import tabulate
+from torch import Tensor, nn
 from torch.nn import functional as F
-from unused_images import UnusedImages, configuration, dataset_of, figures, heading, mean_rows, parser_of, zero_shot
+from unused_images import (
+    Found,
+    UnusedImages,
+    configuration,
+    dataset_of,
+    figures,
+    heading,
+    mean_rows,
+    parser_of,
+    transform_of,
+    zero_shot,
+)
 from yacs.config import CfgNode
 
 from trainers.capt.bases.learners import BaseModel
@@ -59,12 +72,17 @@ def method_cfg(args: argparse.Namespace, side: int, method: str) -> CfgNode:
     return cfg
 
 
-def shots_cache(base: BaseModel, source: list, cfg: CfgNode, num_views: int, seed: int) -> FeatureCache:
+def shots_cache(base: BaseModel, source: Sequence[Datum], cfg: CfgNode, num_views: int, seed: int) -> FeatureCache:
     """The cache that a run with this seed encodes."""
-    transforms = build_transform(cfg, is_train=False), build_transform(cfg, is_train=True)
+    transforms = transform_of(cfg, is_train=False), transform_of(cfg, is_train=True)
     views = ViewDataset(source, num_views, *transforms, read_image, seed)
     batches = encode_views(base, views, torch.device("cpu"), 100, 0, "Encoding the shots")
     return FeatureCache(features_only(batches), num_views)
+
+
+def plain_optimizer(adapter: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
+    """The optimiser that OPTIM describes."""
+    return build_optimizer(adapter, cfg.OPTIM)
 
 
 @dataclass
@@ -77,7 +95,7 @@ class Bench:
     seed: int
     cache: FeatureCache
 
-    def parts(self) -> tuple:
+    def parts(self) -> tuple[list[str], Tensor, Tensor]:
         """Class names, text features and logit scale."""
         return self.base.classnames, self.base.text_features, self.base.prompted.clip.logit_scale
 
@@ -87,7 +105,7 @@ class Bench:
         build: Callable[[], FeatureAdapter],
         rate: float | None = None,
         epochs: int | None = None,
-        optimizer: Callable = lambda adapter, cfg: build_optimizer(adapter, cfg.OPTIM),
+        optimizer: Callable[[nn.Module, CfgNode], torch.optim.Optimizer] = plain_optimizer,
     ) -> FeatureAdapter:
         """The adapter after training as its yaml says, but for ``rate`` and ``epochs`` where they are given."""
         cfg = method_cfg(self.args, self.side, method)
@@ -120,15 +138,14 @@ class Bench:
                 yield (alpha, beta), self.shot_cache(alpha, beta)
         elif method == "TipAdapterF":
             for alpha, beta in product(args.alpha, args.beta):
-                build = lambda pair=(alpha, beta): self.shot_cache(*pair, is_trained=True)  # noqa: E731
-                yield (alpha, beta), self.trained(method, build, optimizer=tip_optimizer)
+                cache = partial(self.shot_cache, alpha, beta, is_trained=True)
+                yield (alpha, beta), self.trained(method, cache, optimizer=tip_optimizer)
         elif method == "LinearProbe":
             for rate, epochs in product(args.rate, args.epochs):
                 yield (rate, epochs), self.trained(method, lambda: LinearHead(*self.parts()), rate, epochs)
         else:
             for rate, ratio in product(args.rate, args.ratio):
-                build = lambda ratio=ratio: Bottleneck(*self.parts(), ratio)  # noqa: E731
-                yield (rate, ratio), self.trained(method, build, rate)
+                yield (rate, ratio), self.trained(method, partial(Bottleneck, *self.parts(), ratio), rate)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg = method_cfg(args, side, args.methods[0])  # the transforms are the same for all
     num_views = 1 + cfg.TRAINER[args.methods[0].upper()].AUGMENT_EPOCHS
 
-    found: dict[str, dict[tuple, list[tuple]]] = {method: {} for method in args.methods}
+    found: dict[str, Found] = {method: {} for method in args.methods}
     for seed in args.seeds:
         shots = dataset_of(cfg, args.shots, seed).train_x
         is_shot = images.is_shot(shots)

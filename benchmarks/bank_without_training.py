@@ -12,12 +12,23 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from tabulate import tabulate
 from torch import Tensor
 from torch.nn.functional import normalize
-from unused_images import UnusedImages, configuration, dataset_of, figures, heading, mean_rows, parser_of, zero_shot
+from unused_images import (
+    Found,
+    UnusedImages,
+    configuration,
+    dataset_of,
+    figures,
+    heading,
+    mean_rows,
+    parser_of,
+    zero_shot,
+)
 
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
 from trainers.capt.bases.learners import BaseModel
@@ -60,7 +71,9 @@ def variants() -> list[Variant]:
     ]
     default = Variant("defaults")
     for field, (letter, choices) in values.items():
-        changed += [replace(default, name=f"{letter} {value:g}", **{field: value}) for value in choices]
+        for value in choices:
+            change: dict[str, Any] = {"name": f"{letter} {value:g}", field: value}
+            changed.append(replace(default, **change))
     return [default, *changed]
 
 
@@ -91,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
     cfg = configuration(args, prompted.input_size)
     images = UnusedImages.of(base, cfg, args.seeds[0])
 
-    found: dict[tuple, list[tuple]] = {}
+    found: Found = {}
     for seed in args.seeds:
         is_shot = images.is_shot(dataset_of(cfg, args.shots, seed).train_x)
         labels, num_classes = images.labels[~is_shot], len(base.classnames)

@@ -1,6 +1,6 @@
 """What a state behind every epoch costs: a MaPLe run at the size of ViT-B/16, and one of CAPT's refiner of that size.
 
-    PYTHONPATH=. python benchmarks/checkpoint_cost.py --out FOLDER_ON_YOUR_DISK
+    python benchmarks/checkpoint_cost.py --out FOLDER_ON_YOUR_DISK
 
 Random weights, noise for images: times depend on sizes alone. A state is timed as it is in a run, which waits until the
 file is in its place and not until the disk has it; optimisers have taken a step before, so that they have a momentum.
@@ -14,24 +14,31 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
-import types
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "trainers"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import compat  # noqa: F401
 
+import tiny
 import torch
 from dassl.config import get_cfg_default
-from dassl.engine import TRAINER_REGISTRY
+from dassl.engine import TrainerX
 
 import trainers
-from trainers.capt.run.interruption import Progress
+from trainers.capt import CAPT
+from trainers.capt.run.interruption import Progress, ResumableMixin
 from trainers.capt.run.states import StateWriter, rng_state, states_in
+from trainers.maple import MaPLe
 
 ROOT = Path(__file__).resolve().parents[1]
 EPOCH = 16 * 50 // 4  # steps of an epoch: 16 shots of 50 classes in batches of 4, half of Caltech101
+Trainer = TypeVar("Trainer", bound=TrainerX)
 
 
 def vit_b16() -> dict[str, torch.Tensor]:
@@ -62,24 +69,17 @@ def vit_b16() -> dict[str, torch.Tensor]:
     return state
 
 
-def trainer_of(name: str, yaml: str, clip: Path, out: Path, num_classes: int, *more: object) -> trainers.capt.CAPT:
+def trainer_of(kind: type[Trainer], yaml: str, clip: Path, out: Path, num_classes: int, *more: object) -> Trainer:
     """A trainer that knows its classes and has no data set."""
+    name = kind.__name__
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.merge_from_file(str(ROOT / "configs/trainers" / yaml))
     cfg.merge_from_list(["TRAINER.NAME", name, "MODEL.BACKBONE.NAME", str(clip), "OUTPUT_DIR", str(out), "SEED", 1])
     cfg.merge_from_list(["USE_CUDA", torch.cuda.is_available(), f"TRAINER.{name.upper()}.PREC", "fp32", *more])
     cfg.freeze()
-    names = [f"class {i}" for i in range(num_classes)]
-
-    def build_data_loader(self: trainers.capt.CAPT) -> None:
-        data = types.SimpleNamespace(classnames=names)
-        self.dm, self.num_classes = types.SimpleNamespace(dataset=data), num_classes
-        self.lab2cname = dict(enumerate(names))
-        self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None
-
-    kind = TRAINER_REGISTRY.get(name)
-    return type(name, (kind,), {"build_data_loader": build_data_loader})(cfg)
+    trainer: Trainer = tiny.without_data(kind, [f"class {i}" for i in range(num_classes)])(cfg)
+    return trainer
 
 
 class Cost(NamedTuple):
@@ -91,7 +91,7 @@ class Cost(NamedTuple):
     size: int
 
 
-def state_cost(trainer: trainers.capt.CAPT, repeats: int, pause: float) -> Cost:
+def state_cost(trainer: ResumableMixin, repeats: int, pause: float) -> Cost:
     """Write states as a run does behind its epochs, which last ``pause`` seconds here."""
     seconds, cpu = [], []
     with StateWriter(trainer.output_dir, keep=2) as trainer._state_writer:
@@ -107,7 +107,7 @@ def state_cost(trainer: trainers.capt.CAPT, repeats: int, pause: float) -> Cost:
     return Cost(statistics.median(seconds), min(seconds), statistics.median(cpu), size)
 
 
-def step_seconds(trainer: trainers.capt.CAPT, steps: int, size: int) -> float:
+def step_seconds(trainer: MaPLe, steps: int, size: int) -> float:
     """Median seconds of a step on noise."""
     trainer.batch_idx, trainer.num_batches, trainer.epoch = 0, 10**6, 0
     trainer.set_model_mode("train")
@@ -120,7 +120,7 @@ def step_seconds(trainer: trainers.capt.CAPT, steps: int, size: int) -> float:
     return statistics.median(seconds)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="folder on the disk that is to be measured (a temporary one)")
@@ -128,22 +128,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=25, help="states that are written")
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two of them")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         clip = Path(folder) / "clip.pt"
         torch.save(vit_b16(), clip)
         maple_yaml = "MaPLe/vit_b16_c2_ep5_batch4_2ctx.yaml"
-        maple = trainer_of("MaPLe", maple_yaml, clip, Path(folder) / "maple", args.classes)
+        maple = trainer_of(MaPLe, maple_yaml, clip, Path(folder) / "maple", args.classes)
         epoch = EPOCH * step_seconds(maple, args.steps, 4)
         costs = {"MaPLe": state_cost(maple, args.repeats, args.pause)}
         del maple
         experts = ("TRAINER.CAPT.MGDE.BETA", 0.1)
-        capt = trainer_of("CAPT", "CAPT/vit_b16_ep20.yaml", clip, Path(folder) / "capt", args.classes, *experts)
+        capt = trainer_of(CAPT, "CAPT/vit_b16_ep20.yaml", clip, Path(folder) / "capt", args.classes, *experts)
         capt.num_met_ahead = len(capt.pairs)  # with a cache, no step meets a pair of classes for the first time
         capt.before_epoch()  # the figures of an epoch, which a state holds
         for parameter in capt.model.refiner.parameters():
             parameter.grad = torch.randn_like(parameter)
+        assert capt.optim is not None, "its experts are trained"
         capt.optim.step()
         costs["CAPT"] = state_cost(capt, args.repeats, args.pause)
     print(f"An epoch of MaPLe, {EPOCH} steps: {epoch:.1f} s, of which a state is {costs['MaPLe'].median / epoch:.3%}")

@@ -29,9 +29,9 @@ import compat  # noqa: F401
 
 import tiny
 import torch
-import torch.multiprocessing as mp
 from tabulate import tabulate
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch's documents name it so
+from torch.multiprocessing.spawn import start_processes
 
 from trainers import prompted_classifier
 from trainers.capt.run.distributed import gather, joined, rank, wait_for_all
@@ -95,7 +95,7 @@ def turn(way: str, case: tuple[str, Path, int, int, int]) -> tuple[float, float]
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder, "seconds"))
-        mp.start_processes(in_process, (way, store.port, file, case), nprocs=WAYS[way], start_method="fork")
+        start_processes(in_process, (way, store.port, file, case), nprocs=WAYS[way], start_method="fork")
         clock, cpu = json.loads(Path(file).read_text())
         return clock, cpu
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "trainers"), str(ROOT)]
+
+import compat  # noqa: E402, F401 - makes `import dassl` work
 
 import numpy as np  # noqa: E402
 import tiny  # noqa: E402
@@ -43,21 +46,24 @@ def class_names(number: int) -> list[str]:
 
 def draw(folder: Path, names: list[str], num_train: int = 2, num_test: int = 1) -> None:
     """Pictures of noise around one colour a class, ``num_train`` and ``num_test`` a class."""
-    source = np.random.default_rng(0)
-    for name in names:
+
+    def draw_class(named: tuple[int, str]) -> None:
+        number, name = named
+        source = np.random.default_rng(number)
         colour = source.integers(40, 216, 3)
         for part, number in (("train", num_train), ("test", num_test)):
             place = folder / part / name.replace(" ", "_").replace("/", "_")
             place.mkdir(parents=True)
             for i in range(number):
                 pixels = colour + source.integers(-40, 40, (tiny.SIDE, tiny.SIDE, 3))
-                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.png")
+                Image.fromarray(pixels.astype(np.uint8)).save(place / f"{i}.jpg", quality=95)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw_class, enumerate(names)))
 
 
 def configuration(folder: Path, clip: Path, device: str, options: dict[str, Any]) -> Any:
     """CAPT at its defaults on zero-shot CLIP and the pictures in ``folder / "images"``, in fp32, without workers."""
-    import compat  # noqa: F401
-
     from dassl.config import get_cfg_default
 
     import datasets  # noqa: F401  (it registers the data sets)
@@ -66,7 +72,8 @@ def configuration(folder: Path, clip: Path, device: str, options: dict[str, Any]
     cfg = get_cfg_default()
     trainers.extend_cfg(cfg)
     cfg.merge_from_file(str(ROOT / "configs/trainers/CAPT/vit_b16_ep20.yaml"))
-    own = {"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images"), "OUTPUT_DIR": str(folder / "run")}
+    own: dict[str, Any] = {"DATASET.NAME": "Folder", "DATASET.ROOT": str(folder / "images")}
+    own |= {"OUTPUT_DIR": str(folder / "run")}
     own |= {"MODEL.BACKBONE.NAME": str(clip), "INPUT.SIZE": (tiny.SIDE, tiny.SIDE), "TRAINER.NAME": "CAPT"}
     own |= {"SEED": 1, "USE_CUDA": device != "cpu", "VERBOSE": False, "TRAINER.CAPT.PREC": "fp32"}
     own |= {"OPTIM.MAX_EPOCH": 1, "DATALOADER.NUM_WORKERS": 0, **options}

@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,10 +26,10 @@ import compat  # noqa: F401
 import numpy as np
 import torch
 from dassl.optim import build_lr_scheduler, build_optimizer
-from run_features import Classes, features, run_cfg, run_heading, run_parser
+from run_features import Classes, features, rows_of, run_cfg, run_heading, run_parser, tokens_of
 from tabulate import tabulate
 from torch import Tensor
-from unused_images import dataset_of, figures, mean_rows, zero_shot
+from unused_images import Figures, Found, dataset_of, figures, mean_rows, zero_shot
 from yacs.config import CfgNode
 
 from trainers.capt.backbone.layout import patch_layout
@@ -68,7 +69,8 @@ class Variant:
 
 def variants(keeps: list[float]) -> list[Variant]:
     """With each of these weights, the defaults and one change at a time."""
-    changes = [{}, {"hidden_ratio": 1}, {"confuse": 0.0}, *({"episodes": name} for name in EPISODES[1:])]
+    changes: list[dict[str, Any]] = [{}, {"hidden_ratio": 1}, {"confuse": 0.0}]
+    changes += [{"episodes": name} for name in EPISODES[1:]]
     return [Variant(keep, **change) for keep in keeps for change in changes]
 
 
@@ -91,14 +93,9 @@ class Shots:
         return rows_of(self.rows, self.rows.view == 0)
 
 
-def rows_of(rows: ViewBatch, which: Tensor) -> ViewBatch:
-    """Rows by mask or place."""
-    return ViewBatch(**{name: value[which] for name, value in vars(rows).items()})
-
-
 def relabelled(rows: ViewBatch, classes: Tensor) -> ViewBatch:
     """The same with labels that count ``classes`` (ascending)."""
-    return ViewBatch(**{**vars(rows), "label": torch.searchsorted(classes, rows.label)})
+    return replace(rows, label=torch.searchsorted(classes, rows.label))
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -168,9 +165,10 @@ def serve(model: CAPTModel, classes: Classes, bank: ConfusionBank | None) -> Non
 def bank_of(base: BaseModel, systematic: torch.nn.Module, shots: Shots, shrinkage: float) -> ConfusionBank:
     """The bank of the shots' first views, near misses filed as well; its data-set indices are those of the rows."""
     rows = shots.first
+    cls, tokens = tokens_of(rows)
     probs = base.logits(rows.z, systematic(rows.z)).softmax(dim=-1)
-    tokens = {"tokens": rows.tokens, "layout": patch_layout(rows.tokens)}
-    views = JudgedViews.of(probs, rows.label, rows.z, index=rows.index, cls=rows.cls, **tokens)
+    seen = {"cls": cls, "tokens": tokens, "layout": patch_layout(tokens)}
+    views = JudgedViews.of(probs, rows.label, rows.z, index=rows.index, **seen)
     paths = [str(index) for index in range(int(rows.index.max()) + 1)]
     return ConfusionBank.build(shots.classes.names, paths, [views], near_misses=0.0, shrinkage=shrinkage)
 
@@ -209,7 +207,9 @@ def predictions(model: CAPTModel, rows: ViewBatch, betas: list[float]) -> Tensor
     return torch.cat(found, dim=1)
 
 
-def held_out(base: BaseModel, cfg: CfgNode, shots: Shots, variant: Variant, seed: int, args) -> Tensor:
+def held_out(
+    base: BaseModel, cfg: CfgNode, shots: Shots, variant: Variant, seed: int, args: argparse.Namespace
+) -> Tensor:
     """Gain ``(S, C)`` of each beta on each class while it was held out."""
     names = shots.classes.names
     halves = halvings(names, torch.Generator().manual_seed(hash_seed(seed, 3)))[: 2 * args.halvings]
@@ -234,13 +234,17 @@ def penalty_of(base: BaseModel, shots: Shots, seed: int) -> float | None:
     return choose_penalty(rows.z, rows.label, is_plain, classes.texts, classes.names, scale, generator).strength
 
 
-def known(base: BaseModel, cfg: CfgNode, shots: Shots, unused: ViewBatch, seed: int, args) -> dict[tuple, tuple]:
+def known(
+    base: BaseModel, cfg: CfgNode, shots: Shots, unused: ViewBatch, seed: int, args: argparse.Namespace
+) -> dict[tuple[str, object], Figures]:
     """Figures on other images of the classes that everything was fitted to, by beta; and of the shift alone."""
     model = trained(base, cfg, shots, penalty_of(base, shots, seed), seed, "no")
     num_classes = len(shots.classes.names)
     before = base.logits(unused.z).argmax(dim=1)
     shifted = base.logits(unused.z, model.refiner.systematic(unused.z)).argmax(dim=1)
-    found = {("base model", ""): before, ("shift", ""): shifted}
+    found: dict[tuple[str, object], Tensor] = {("base model", ""): before, ("shift", ""): shifted}
+    assert model.sample_miner is not None, "TRAINER.CAPT.SAM.ON"
+    assert model.bank is not None, "it was trained with one"
     with model.sample_miner.settled(model.bank, base.project):
         after = predictions(model, unused, [0.0, *args.betas])
     found |= {("shift, corrections, experts", beta): row for beta, row in zip([0.0, *args.betas], after, strict=True)}
@@ -270,7 +274,7 @@ def varied(cfg: CfgNode, variant: Variant, has_gate: bool) -> CfgNode:
 def look_up_texts(base: BaseModel, classes: Classes) -> None:
     """Texts of these classes are encoded once, not with every episode."""
     place = {name: index for index, name in enumerate(classes.names)}
-    base.encode_classes = lambda names: classes.texts[[place[name] for name in names]]
+    base.encode_classes = lambda classnames: classes.texts[[place[name] for name in classnames]]  # type: ignore[method-assign]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -279,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     prompted, base = zero_shot(args)
     cfg = run_config(args, prompted.input_size)
     gains: dict[Variant, list[Tensor]] = {}
-    on_known: dict[tuple, list[tuple]] = {}
+    on_known: Found = {}
     for seed in args.seeds:
         source = dataset_of(cfg, args.shots, seed)
         classes = Classes.of(base, source.classnames, args.dataset)
@@ -297,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
                 row = (variant.keep, variant.hidden_ratio, variant.confuse)
                 for key, value in known(base, varied(cfg, variant, has_gate=True), shots, unused, seed, args).items():
                     on_known.setdefault((*row, *key), []).append(value)
-        base.encode_classes = plain_encoding
+        base.encode_classes = plain_encoding  # type: ignore[method-assign]
     print(f"{run_heading(args)}; {args.epochs} epochs, {args.halvings} halvings both ways\n")
     print(held_out_table(gains, args.betas))
     print()

@@ -12,16 +12,20 @@ import json
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 HEADER = ["data", "shots", "on", "seeds", "base", "per class", "new", "HM", "resolved", "introduced", "net", "net, new"]
+Key = tuple[str, int, str]  # data set, shots, base learner
+Record = dict[str, Any]  # a run's results.json
+Halves = dict[str, dict[int, Record]]  # "base" or "new" to seed to record
 
 
-def records(folders: list[Path]) -> dict[tuple, dict[str, dict[int, dict]]]:
-    """(data set, shots, base learner) to half to seed to record."""
-    found: dict[tuple, dict[str, dict[int, dict]]] = defaultdict(lambda: {"base": {}, "new": {}})
+def records(folders: list[Path]) -> dict[Key, Halves]:
+    """The runs of CAPT below these folders."""
+    found: dict[Key, Halves] = defaultdict(lambda: {"base": {}, "new": {}})
     for path in sorted(path for folder in folders for path in folder.rglob("results.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["trainer"] == "CAPT" and record["subsample"] in ("base", "new"):
@@ -41,7 +45,7 @@ def paired(values: list[float]) -> str:
     return f"{np.mean(values):+.2f} ± {error:.2f}"
 
 
-def row(key: tuple, halves: dict[str, dict[int, dict]]) -> list:
+def row(key: Key, halves: Halves) -> list[object]:
     """One line of the table, over the seeds that have both halves."""
     seeds = sorted(set(halves["base"]) & set(halves["new"]))
     base, new = ([halves[half][seed] for seed in seeds] for half in ("base", "new"))
@@ -60,7 +64,7 @@ def row(key: tuple, halves: dict[str, dict[int, dict]]) -> list:
     return [*key, len(seeds), *map(paired, gains), *shares, mean_share(new, "net")]
 
 
-def mean_share(runs: list[dict], name: str) -> float:
+def mean_share(runs: list[Record], name: str) -> float:
     """Percent, over the runs whose base learner has confusable pairs at all."""
     shares = [run["confusion"][name] for run in runs if run["confusion"][name] is not None]
     return float(np.mean(shares)) if shares else float("nan")

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import torch
 
-from unused_images import dataset_of, figures, mean_rows, zero_shot  # isort: skip - makes dassl importable
-from run_features import features, run_cfg, run_heading, run_parser
+from unused_images import Found, dataset_of, figures, mean_rows, zero_shot  # isort: skip - makes dassl importable
+from run_features import features, rows_of, run_cfg, run_heading, run_parser, tokens_of
 from tabulate import tabulate
 from torch import Tensor
 
@@ -82,10 +83,11 @@ def answers(
 ) -> tuple[Tensor, float]:
     """Predictions ``(M,)`` for the unused images, and the gain; ``shots`` are plain views."""
     names = base.classnames
+    cls, tokens = tokens_of(shots)
     with constants(variant):
         probs = base.logits(shots.z, systematic(shots.z)).softmax(dim=-1)
-        tokens = {"layout": layout.patch_layout(shots.tokens)} if variant.cells else {}
-        views = JudgedViews.of(probs, shots.label, shots.z, index=shots.index, cls=shots.cls, **tokens)
+        cells = {"layout": layout.patch_layout(tokens)} if variant.cells else {}
+        views = JudgedViews.of(probs, shots.label, shots.z, index=shots.index, cls=cls, **cells)
         paths = [str(index) for index in range(int(shots.index.max()) + 1)]
         bank = ConfusionBank.build(names, paths, [views], near_misses=0.0, shrinkage=variant.shrinkage)
         model = CAPTModel(base, CAPTSettings(use_mgde=False)).eval()
@@ -93,12 +95,12 @@ def answers(
         model.set_classes(names, PairFeatures(names, nothing, base.embed_dim, max_gigabytes=0.1), bank)
         gain, _ = gain_module.fit_gain(model, [shots], torch.arange(len(paths)), LARGEST_GAIN)
         model.refiner.expert.gain.fill_(gain)
-        parts = torch.arange(len(unused.z)).split(500)
-        found = [model(unused.z[p], unused.cls[p], unused.tokens[p]).logits.argmax(dim=1) for p in parts]
+        parts = [rows_of(unused, part) for part in torch.arange(len(unused.z)).split(500)]
+        found = [model(part.z, part.cls, part.tokens).logits.argmax(dim=1) for part in parts]
     return torch.cat(found), gain
 
 
-def nothing(*_: object) -> tuple[Tensor, Tensor]:
+def nothing(*_: object) -> NoReturn:
     """No pair is encoded without experts."""
     raise AssertionError("without experts nothing is said of pairs")
 
@@ -108,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     args = run_parser(__doc__.splitlines()[0]).parse_args(argv)
     prompted, base = zero_shot(args)
     cfg = run_cfg(args, prompted.input_size, "base")
-    found: dict[tuple, list[tuple]] = {}
+    found: Found = {}
     for seed in args.seeds:
         source = dataset_of(cfg, args.shots, seed)
         base.set_classes(source.classnames)

@@ -22,8 +22,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from capt_tools.report.figures import PairRow, pair_rows  # noqa: E402
-from capt_tools.report.runs import RunData, read_run  # noqa: E402
+import compat  # noqa: E402, F401 - makes `import dassl` work
+
+from capt_tools.report.figures import pair_rows  # noqa: E402
+from capt_tools.report.runs import ReportError, RunData, read_run  # noqa: E402
 from trainers.capt.run.pictures import read_image  # noqa: E402
 
 TITLES = {"base": "base classes, with {shots} training images each", "new": "new classes, without any training image"}
@@ -37,16 +39,22 @@ def draw(runs: list[RunData], num_pairs: int, output: Path) -> None:
         1, len(runs), figsize=(5.6 * len(runs), 0.62 * num_pairs + 1.2), squeeze=False, layout="constrained"
     )
     for axes, run in zip(panels[0], runs, strict=True):
-        rows = pair_rows(run.labels, run.base_predictions, run.predictions, run.num_classes)[:num_pairs]
-        draw_panel(axes, run, rows)
+        draw_panel(axes, run, num_pairs)
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(output, dpi=150)
     plt.close(figure)
 
 
-def draw_panel(axes: Axes, run: RunData, rows: list[PairRow]) -> None:
-    """A run's pairs from top to bottom: errors before and after, names and thumbnails on the left."""
+def draw_panel(axes: Axes, run: RunData, num_pairs: int) -> None:
+    """A run's pairs from top to bottom: errors before and after, names and thumbnails on the left.
+
+    Raises:
+        ReportError: the run's method stands on no base model.
+    """
+    if run.base_predictions is None:
+        raise ReportError(f"{run.folder} holds no predictions of a base model; give run folders of CAPT")
+    rows = pair_rows(run.labels, run.base_predictions, run.predictions, run.num_classes)[:num_pairs]
     place = np.arange(len(rows))
     base = run.record["base"].replace("ZeroshotCLIP", "zero-shot CLIP")
     for offset, counts, name, color in (
@@ -62,11 +70,18 @@ def draw_panel(axes: Axes, run: RunData, rows: list[PairRow]) -> None:
     for y, row in enumerate(rows):
         for x, label in ((-1.6, row.a), (-0.5, row.b)):
             box = OffsetImage(thumbnail(run, label), zoom=1)
-            at = {"xy": (0, y), "xycoords": axes.get_yaxis_transform(), "box_alignment": (0.5, 0.5), "frameon": False}
             axes.add_artist(
-                AnnotationBbox(box, xybox=(x * (SIDE + 6), 0), boxcoords="offset points", clip_on=False, **at)
+                AnnotationBbox(
+                    box,
+                    (0, y),
+                    xybox=(x * (SIDE + 6), 0),
+                    xycoords=axes.get_yaxis_transform(),
+                    boxcoords="offset points",
+                    frameon=False,
+                    clip_on=False,
+                )
             )
-    before, after = (100 * (p == run.labels).mean() for p in (run.base_predictions, run.predictions))
+    before, after = (100 * np.mean(p == run.labels) for p in (run.base_predictions, run.predictions))
     title = TITLES.get(run.record["subsample"], "all classes").format(**run.record)
     axes.set_title(f"{title}\naccuracy {before:.2f} → {after:.2f} %", fontsize=10)
 
@@ -77,16 +92,21 @@ def thumbnail(run: RunData, label: int) -> np.ndarray:
     return np.asarray(read_image(path, run.is_shown).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     """Read the runs and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders of CAPT, tested")
     parser.add_argument("--pairs", type=int, default=6, help="pairs in a panel (default: 6)")
     parser.add_argument("--output", type=Path, default=Path("docs/images/confusions.png"), help="the picture")
-    args = parser.parse_args()
-    draw([read_run(folder) for folder in args.runs], args.pairs, args.output)
+    args = parser.parse_args(argv)
+    try:
+        draw([read_run(folder) for folder in args.runs], args.pairs, args.output)
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print(args.output)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

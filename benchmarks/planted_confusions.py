@@ -29,9 +29,10 @@ from dassl.utils import set_random_seed
 from tabulate import tabulate
 
 import train
+from capt_tools import pretrain_clip
 from datasets.glyph_files import write_pretraining_tar
 from datasets.glyph_shapes import DETAILS, LOOK_ALIKES
-from scripts import pretrain_clip
+from trainers.capt import CAPT
 from trainers.capt.run.record import code_commit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,7 +67,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def pretrained(args: argparse.Namespace, num_kinds: int) -> Path:
     """A CLIP whose captions left the first ``num_kinds`` details out; made where it is not there yet."""
-    out = args.work / f"kinds{num_kinds}_{args.per_class}x{args.pretrain_epochs}.pt"
+    out: Path = args.work / f"kinds{num_kinds}_{args.per_class}x{args.pretrain_epochs}.pt"
     if not out.exists():
         misnamed = [name for detail in list(DETAILS)[:num_kinds] for name in DETAILS[detail]]
         tar = out.with_suffix(".tar")
@@ -108,7 +109,7 @@ def tested(args: argparse.Namespace, clip: Path, seed: int) -> dict[str, float]:
     return found
 
 
-def build(args: argparse.Namespace, clip: Path, seed: int, half: str, trained: Path):
+def build(args: argparse.Namespace, clip: Path, seed: int, half: str, trained: Path) -> tuple[CAPT, Path]:
     """CAPT's trainer with the demo's configuration, and the folder that its record goes to."""
     folder = trained if half == "base" else trained / "new"
     words = ["--root", args.root, "--seed", str(seed), "--trainer", "CAPT", "--backbone", str(clip)]
@@ -117,7 +118,9 @@ def build(args: argparse.Namespace, clip: Path, seed: int, half: str, trained: P
     words += ["INPUT.SIZE", "(48, 48)", "DATASET.NUM_SHOTS", str(args.shots), "DATASET.SUBSAMPLE_CLASSES", half]
     cfg = train.setup_cfg(train.build_parser().parse_args([*words, *args.opts]))
     set_random_seed(seed)
-    return build_trainer(cfg), folder
+    trainer = build_trainer(cfg)
+    assert isinstance(trainer, CAPT)
+    return trainer, folder
 
 
 def common_bias(folder: Path, classnames: list[str]) -> float:

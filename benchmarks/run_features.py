@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from dassl.data.transforms import build_transform
+from dassl.data.datasets import Datum
 from torch import Tensor
-from unused_images import configuration, dataset_of, parser_of
+from unused_images import configuration, dataset_of, parser_of, transform_of
 from yacs.config import CfgNode
 
 from trainers.capt.bank.pair_features import PairFeatures
@@ -22,7 +22,7 @@ from trainers.capt.run.pictures import read_image
 from trainers.capt.run.record import code_commit
 from trainers.capt.run.yaml_file import merge_yaml
 
-__all__ = ["HALVES", "Classes", "encoder", "features", "run_cfg", "run_heading", "run_parser"]
+__all__ = ["HALVES", "Classes", "encoder", "features", "rows_of", "run_cfg", "run_heading", "run_parser", "tokens_of"]
 
 ROOT = Path(__file__).resolve().parents[1]
 HALVES = ("base", "new")
@@ -50,13 +50,29 @@ def run_heading(args: argparse.Namespace) -> str:
 
 def encoder(cfg: CfgNode, seed: int) -> ViewEncoder:
     """How a run with this seed looks at images."""
-    transforms = build_transform(cfg, is_train=False), build_transform(cfg, is_train=True)
+    transforms = transform_of(cfg, is_train=False), transform_of(cfg, is_train=True)
     return ViewEncoder(*transforms, read_image, seed, torch.device("cpu"), 250, 0)
 
 
-def features(base: BaseModel, cfg: CfgNode, seed: int, items: list, num_views: int = 1) -> ViewBatch:
+def features(base: BaseModel, cfg: CfgNode, seed: int, items: Sequence[Datum], num_views: int = 1) -> ViewBatch:
     """Features of the views of these items, those of one image behind one another."""
     return FeatureCache(encoder(cfg, seed)(base, items, num_views, "Encoding"), num_views).rows
+
+
+def rows_of(rows: ViewBatch, which: Tensor) -> ViewBatch:
+    """Rows by mask or place."""
+    return rows.each(lambda value: value[which])
+
+
+def tokens_of(rows: ViewBatch) -> tuple[Tensor, Tensor]:
+    """Class tokens ``(n, Dv)`` and patch tokens ``(n, N, Dv)``.
+
+    Raises:
+        ValueError: they are a ResNet's features.
+    """
+    if rows.cls is None or rows.tokens is None:
+        raise ValueError("a ResNet has no patch tokens, which are compared here; give --backbone a ViT")
+    return rows.cls, rows.tokens
 
 
 def pairs_of(num_classes: int) -> tuple[Tensor, Tensor]:

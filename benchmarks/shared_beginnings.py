@@ -1,9 +1,11 @@
 """What it pays to encode once what all prompts begin with: the text tower alone, forward and backward.
 
 Random weights of ViT-B/16's text width, four blocks; the learned tokens are the shared ones. Whole prompts and shared
-beginnings take turns; medians of CPU time in one thread. ``shared_prefix.LEAST_SAVED`` follows from this table.
+beginnings take turns; medians of CPU time in one thread, or of a GPU's by the clock. ``shared_prefix.LEAST_SAVED``
+follows from these tables.
 
     python benchmarks/shared_beginnings.py
+    python benchmarks/shared_beginnings.py --device cuda --blocks 12 --precision float16
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,9 +31,11 @@ from trainers.capt.backbone.towers import BlockSizes, Transformer, causal_mask
 
 # Prompts, their tokens, and how many of these they begin with alike.
 CASES = [(4, 10, 1), (4, 10, 5), (4, 22, 17), (10, 10, 5), (50, 10, 1), (50, 10, 5), (50, 22, 17), (200, 10, 5)]
+LARGE = [(200, 22, 17), (500, 10, 5), (500, 22, 17), (1000, 10, 5), (1000, 22, 17)]  # a GPU's
+Tower = tuple[Any, torch.Tensor, nn.LayerNorm, torch.Tensor]  # its blocks stand for those of OpenAI's CLIP
 
 
-def tower(width: int, num_blocks: int) -> tuple[Transformer, torch.Tensor, nn.LayerNorm, torch.Tensor]:
+def tower(width: int, num_blocks: int) -> Tower:
     """A frozen text tower: blocks, positions, last norm, projection."""
     torch.manual_seed(0)
     blocks = Transformer(BlockSizes(width, num_blocks, max(1, width // 64), 4 * width, "quick_gelu"), causal_mask(77))
@@ -39,16 +44,24 @@ def tower(width: int, num_blocks: int) -> tuple[Transformer, torch.Tensor, nn.La
     return blocks, 0.01 * torch.randn(77, width), nn.LayerNorm(width), width**-0.5 * torch.randn(width, width)
 
 
-def seconds(parts: tuple[object, ...], texts: int, length: int, begins: int, shared: int) -> float:
-    """CPU seconds of features of ``texts`` prompts, and of the gradient of the ``begins`` tokens that are learned."""
-    width = parts[1].shape[1]  # type: ignore[attr-defined]
-    learned, rest = torch.randn(begins, width, requires_grad=True), torch.randn(texts, length - begins, width)
+def seconds(parts: Tower, texts: int, length: int, begins: int, shared: int) -> float:
+    """Seconds of features of ``texts`` prompts and of the ``begins`` learned tokens' gradient: CPU's, or a GPU's."""
+    positions = parts[1]
+    learned = positions.new_empty(begins, positions.shape[1]).normal_().requires_grad_()
+    rest = positions.new_empty(texts, length - begins, positions.shape[1]).normal_()
     prompts = torch.cat([learned.expand(texts, -1, -1), rest], dim=1)
-    start = time.process_time()
-    read = torch.full((texts,), length - 1)
-    with mock.patch.object(prompted_clip, "LEAST_SAVED", 1):
-        prompted_clip.encode_text_with(*parts, prompts, read, shared=shared).sum().backward()  # type: ignore[arg-type]
-    return time.process_time() - start
+    read = torch.full((texts,), length - 1, device=positions.device)
+    if positions.device.type != "cpu":
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+    else:
+        start = time.process_time()
+    with mock.patch.object(prompted_clip, "pays", return_value=True):
+        prompted_clip.encode_text_with(*parts, prompts, read, shared=shared).float().sum().backward()
+    if positions.device.type == "cpu":
+        return time.process_time() - start
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,10 +70,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--blocks", type=int, default=4)
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32", choices=["float32", "float16", "bfloat16"])
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    parts, rows = tower(args.width, args.blocks), []
-    for texts, length, begins in CASES:
+    place = {"device": args.device, "dtype": getattr(torch, args.precision)}
+    blocks, positions, norm, projection = tower(args.width, args.blocks)
+    parts = blocks.to(**place), positions.to(**place), norm.to(**place), projection.to(**place)
+    rows = []
+    for texts, length, begins in CASES + (LARGE if args.device != "cpu" else []):
         turns = [[seconds(parts, texts, length, begins, p) for p in (0, begins)] for _ in range(args.turns + 1)]
         whole, once = (1000 * statistics.median(way) for way in zip(*turns[1:], strict=True))
         rows.append([texts, length, begins, (texts - 1) * begins, whole, once, once / whole])

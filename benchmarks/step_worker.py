@@ -112,9 +112,10 @@ def _ours(about: dict[str, Any], device: str) -> Any:
 
     if about["name"] == "PromptSRC":
         from trainers import promptsrc
+        from trainers.imagenet_templates import IMAGENET_TEMPLATES
 
         # What the frozen CLIP makes of texts is encoded once a run, so that fewer templates change no step.
-        promptsrc.IMAGENET_TEMPLATES = promptsrc.IMAGENET_TEMPLATES[:1]
+        vars(promptsrc)["IMAGENET_TEMPLATES"] = IMAGENET_TEMPLATES[:1]
     names = drawn.class_names(about["classes"])
     return tiny.make_trainer(about["name"], about["clip"], about["keys"], "fp32", names, _options(device))
 
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> int:
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["way"] == "compare":
-            np.savez(asked["path"], **first_step(trainer, asked["batch"], about["classes"], device))
+            np.savez(asked["path"], allow_pickle=False, **first_step(trainer, asked["batch"], about["classes"], device))
             answer({})
             continue
         way = asked.get("of", asked["way"])

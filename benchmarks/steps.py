@@ -64,10 +64,11 @@ class Worker:
 
     def __init__(self, about: Figures):
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__)
-        command = [sys.executable, str(HERE / "step_worker.py"), json.dumps(about)]
+        self._command = [sys.executable, str(HERE / "step_worker.py"), json.dumps(about)]
         environ = {**os.environ, "OMP_NUM_THREADS": str(about["threads"])}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._log}
-        self._process = subprocess.Popen(command, text=True, env=environ, **pipes)
+        self._process = subprocess.Popen(
+            self._command, text=True, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
         self.about = about
 
     def wait(self) -> None:
@@ -87,7 +88,7 @@ class Worker:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            raise RuntimeError(f"{self._process.args} ended:\n{self._log.read()[-2000:]}")
+            raise RuntimeError(f"{self._command} ended:\n{self._log.read()[-2000:]}")
         found: Figures = json.loads(line)
         return found
 

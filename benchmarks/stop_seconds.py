@@ -1,6 +1,6 @@
 """Seconds from a signal to the end of the process, for every trainer, on the demo's data with real processes.
 
-    PYTHONPATH=. python benchmarks/stop_seconds.py --data data
+    python benchmarks/stop_seconds.py --data data
 
 Each run is stopped three times, and goes on from what it saved: in its first epochs without workers, then with
 two of them for a loader, and in the test behind its last epoch. Prints a table; a run that ends otherwise than by the
@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIP = "assets/glyphs_clip.pt"
-DEEP = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
+DEEP: dict[str, object] = {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2}
 # What is timed -> its trainer, and keys of the trainer's node. CAPT has steps to take where its experts are on.
 RUNS: dict[str, tuple[str, dict[str, object]]] = {
     "CoOp": ("CoOp", {}),

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, way: str, output: Path) -> tuple[float, float]
     environ = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     start, cpu = time.monotonic(), children()
     with Lane() as lane:
-        runner = Runner(settings, environ, lambda line: None, None if way == "old" else lane)
+        runner = Runner(settings, environ, lambda line: None, lane=None if way == "old" else lane)
         for seed, name in product(args.seeds.split(), args.methods.split()):
             for stage in stages(settings, "base2new", name, args.dataset, seed):
                 runner.run(stage.plan)

@@ -8,7 +8,8 @@ Shapes: n images, C classes, D joint width, S strengths.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 
 import torch
 from run_features import Classes
@@ -69,6 +70,7 @@ class Form:
 
     def at(self, strength: float) -> Form:
         """With this strength alone."""
+        assert is_dataclass(self), "its strengths are a field"
         return replace(self, strengths=(strength,))
 
 
@@ -110,10 +112,10 @@ class KernelBias(Form):
         length, axes = torch.linalg.eigh(self._kernel(texts, texts).double())
         kept = length > 1e-5
         whiten = (axes[:, kept] / length[kept].sqrt()).float()
-        answers = []
+        answers: list[tuple[Tensor, Callable[[Tensor], Tensor]]] = []
         for strength in self.strengths:
             more = (penalty / strength) ** 0.5  # a feature of this length has that penalty
-            both = lambda other, more=more: torch.cat([other, more * self._kernel(other, texts) @ whiten], dim=1)  # noqa: E731
+            both = partial(self._both, texts, whiten, more)
             design = both(texts)
             none = sight.z.new_zeros(len(sight.z), design.shape[1] - texts.shape[1])
             shift = fit_shift(torch.cat([sight.z, none], dim=1), sight.label, design, [penalty], sight.scale)
@@ -121,6 +123,9 @@ class KernelBias(Form):
         return lambda other: torch.cat(
             [(other.cosines + shift @ f(other.classes.texts).t())[None] for shift, f in answers]
         )
+
+    def _both(self, texts: Tensor, whiten: Tensor, more: float, other: Tensor) -> Tensor:
+        return torch.cat([other, more * self._kernel(other, texts) @ whiten], dim=1)
 
     def _kernel(self, a: Tensor, b: Tensor) -> Tensor:
         return (-self.width * (1 - a @ b.t())).exp()

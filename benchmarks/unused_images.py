@@ -18,7 +18,7 @@ import compat  # noqa: F401
 import numpy as np
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.datasets import build_dataset
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.transforms import build_transform
 from dassl.utils import set_random_seed
 from torch import Tensor
@@ -33,8 +33,11 @@ from trainers.capt.run.feature_cache import ViewDataset, encode_views
 from trainers.capt.run.metrics import accuracies, confusion_report
 from trainers.capt.run.pictures import read_image
 from trainers.capt.run.record import code_commit
+from trainers.capt.run.views import ImageTransform
 
 __all__ = [
+    "Figures",
+    "Found",
     "UnusedImages",
     "configuration",
     "dataset_of",
@@ -43,8 +46,12 @@ __all__ = [
     "heading",
     "mean_rows",
     "parser_of",
+    "transform_of",
     "zero_shot",
 ]
+
+Figures = tuple[float | None, ...]  # accuracy, mean per class, resolved, introduced, net ...
+Found = dict[tuple[object, ...], list[Figures]]  # what a row of a table begins with, to each seed's figures
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -76,7 +83,7 @@ def configuration(args: argparse.Namespace, side: int) -> CfgNode:
     return cfg
 
 
-def dataset_of(cfg: CfgNode, shots: int, seed: int):
+def dataset_of(cfg: CfgNode, shots: int, seed: int) -> DatasetBase:
     """The data set as a run with this seed draws it."""
     cfg = cfg.clone()
     cfg.DATASET.NUM_SHOTS, cfg.SEED = shots, seed
@@ -84,12 +91,20 @@ def dataset_of(cfg: CfgNode, shots: int, seed: int):
     return build_dataset(cfg)
 
 
-def encode(base: BaseModel, source: list, cfg: CfgNode) -> tuple[Tensor, Tensor, Tensor]:
+def transform_of(cfg: CfgNode, is_train: bool) -> ImageTransform:
+    """The training augmentation or the test transform."""
+    transform = build_transform(cfg, is_train=is_train)
+    assert transform is not None, "INPUT.NO_TRANSFORM is off"
+    return transform
+
+
+def encode(base: BaseModel, source: Sequence[Datum], cfg: CfgNode) -> tuple[Tensor, Tensor, Tensor]:
     """Normalised features ``(M, D)``, class tokens ``(M, Dv)`` and labels ``(M,)`` under the test transform."""
-    transform = build_transform(cfg, is_train=False)
+    transform = transform_of(cfg, is_train=False)
     views = ViewDataset(source, 1, transform, transform, read_image, seed=0)
     batches = list(encode_views(base, views, torch.device("cpu"), 256, 0, "Encoding"))
-    return tuple(torch.cat([getattr(batch, name) for batch in batches]) for name in ("z", "cls", "label"))
+    z, cls, label = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("z", "cls", "label"))
+    return z, cls, label
 
 
 @dataclass
@@ -116,15 +131,18 @@ class UnusedImages:
         place = {item.impath: i for i, item in enumerate(everything.train_x)}
         return cls(*encode(base, everything.train_x, cfg), place)
 
-    def is_shot(self, shots: list) -> Tensor:
+    def is_shot(self, shots: Sequence[Datum]) -> Tensor:
         """``(M,)`` whether an image is among ``shots``."""
         mask = torch.zeros(len(self.z), dtype=torch.bool)
         mask[[self.place[item.impath] for item in shots]] = True
         return mask
 
 
-def figures(labels: Tensor, before: Tensor, after: Tensor, num_classes: int) -> tuple[float, ...]:
-    """Accuracy, mean per class, resolved, introduced and net of predictions ``after`` against ``before``."""
+def figures(labels: Tensor, before: Tensor, after: Tensor, num_classes: int) -> Figures:
+    """Accuracy, mean per class, resolved, introduced and net of predictions ``after`` against ``before``.
+
+    The last three are None where no pair of classes is confusable before.
+    """
     arrays = labels.numpy(), before.numpy(), after.numpy()
     report = confusion_report(*arrays, num_classes)
     return (*accuracies(arrays[0], arrays[2]), report.resolved, report.introduced, report.net)
@@ -138,6 +156,7 @@ def heading(args: argparse.Namespace) -> str:
     )
 
 
-def mean_rows(values: dict[tuple, Sequence[tuple[float, ...]]]) -> list[list]:
-    """One row a key: the key and the mean over seeds."""
-    return [[*key, *np.mean(rows, axis=0)] for key, rows in values.items()]
+def mean_rows(found: Found) -> list[list[object]]:
+    """One row a key: the key and the mean over the seeds that have a figure; nan where none has."""
+    rows = {key: np.ma.masked_invalid(np.array(of_seeds, dtype=float)) for key, of_seeds in found.items()}
+    return [[*key, *row.mean(axis=0).filled(np.nan)] for key, row in rows.items()]

@@ -39,6 +39,8 @@ from trainers.capt.run.feature_cache import hash_seed
 
 VIEWS = 4  # that v is fitted to, as in a run; one chooses
 WIDTHS = (2.0, 5.0, 15.0)
+Result = tuple[HeldOutChoice, list[float]]  # what is chosen, and what it does to the test accuracies of both halves
+Results = dict[tuple[str, str], list[Result]]  # what a line begins with, to each seed's
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def forms_beside(penalty: float | None) -> dict[str, Form]:
     return {"linear map A": LinearMap(penalty), **biases(penalty), **votes(penalty)}
 
 
-def by_form(run: Run, seed: int) -> dict[tuple[str, str], tuple[HeldOutChoice, list[float]]]:
+def by_form(run: Run, seed: int) -> dict[tuple[str, str], Result]:
     """(form, what it is compared with) to the choice and the change of both test accuracies."""
     found = {}
 
@@ -141,7 +143,7 @@ def by_form(run: Run, seed: int) -> dict[tuple[str, str], tuple[HeldOutChoice, l
     return found
 
 
-def by_judge(learner: Run, judge: Run, seed: int) -> dict[str, tuple[HeldOutChoice, list[float]]]:
+def by_judge(learner: Run, judge: Run, seed: int) -> dict[str, Result]:
     """Who chooses the penalty to the choice, and what v does to the base learner's test accuracies."""
     found = {}
     for name, run in (("its own features", learner), ("zero-shot CLIP", judge)):
@@ -153,7 +155,7 @@ def by_judge(learner: Run, judge: Run, seed: int) -> dict[str, tuple[HeldOutChoi
     return found
 
 
-def row(results: list[tuple[HeldOutChoice, list[float]]]) -> list[str]:
+def row(results: list[Result]) -> list[str]:
     """Means over the seeds, and each seed's strength."""
     choices, changes = zip(*results, strict=True)
     gain, error = (np.mean([getattr(c, name) for c in choices]) for name in ("gain", "error"))
@@ -161,7 +163,7 @@ def row(results: list[tuple[HeldOutChoice, list[float]]]) -> list[str]:
     return [f"{gain:+.2f} ± {error:.2f}", strengths, *(f"{x:+.2f}" for x in np.mean(changes, axis=0))]
 
 
-def table(name: str, results: dict, than: str) -> str:
+def table(name: str, results: Results, than: str) -> str:
     """One line for each key."""
     header = [name, than, "held-out gain", "chosen, by seed", *(f"test {half}" for half in HALVES)]
     rows = [[*key, *row(values)] for key, values in results.items()]
@@ -174,8 +176,8 @@ def main(argv: list[str] | None = None) -> int:
     prompted, base = zero_shot(args)
     side = prompted.input_size
     learners = dict(pair.split("=", 1) for pair in args.runs)
-    forms: dict[tuple, list] = {}
-    judges: dict[tuple, list] = {}
+    forms: Results = {}
+    judges: Results = {}
     tests: dict[str, Sight] = {}
     for seed in args.seeds:
         judge = Run.of(base, args, side, seed, tests)

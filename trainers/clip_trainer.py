@@ -115,7 +115,8 @@ class ClipTrainer(ResumableMixin, TrainerX):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Images ``(B, 3, H, W)`` and labels ``(B,)`` of a training batch, on the device."""
-        return batch["img"].to(self.device), batch["label"].to(self.device)
+        images, labels = (batch[key].to(self.device, non_blocking=True) for key in ("img", "label"))  # pinned memory
+        return images, labels
 
     def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
         """Switch the registered models; Dassl does so at the start of each epoch and each test."""

@@ -85,7 +85,7 @@ def run(sweep: Sweep, lanes: list[str], environ: Mapping[str, str], is_debug: bo
         nodes = sweep.nodes()
         left = [node for node in nodes if not node.is_done()]
         print(f"{len(nodes) - len(left)} of {len(nodes)} cells are done already; logs are in {sweep.folder}/cells")
-        if len(lanes) > 1 and not lanes[0] and "OMP_NUM_THREADS" not in environ:
+        if len(lanes) > 1 and not environ.get("OMP_NUM_THREADS"):
             at_once = len(lanes) * sweep.settings.processes
             environ = {**environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
         failed = 0

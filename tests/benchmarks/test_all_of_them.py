@@ -14,31 +14,32 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _parse(name, words):
-    module = importlib.import_module(name)
-    return module.parser().parse_args(words) if name == "sweep" else module.arguments(words)
+def _parse(script, *words):
+    module = importlib.import_module(script)
+    return module.parser().parse_args(words) if script == "sweep" else module.arguments(words)
 
 
 @pytest.mark.parametrize("is_small", [True, False])
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_every_command_parses(device, is_small, tmp_path):
-    found = {name: _parse(name, words) for name, words in all_of_them.commands(device, is_small, tmp_path).items()}
-    assert set(found) == {"steps", "classes", "bank", "sweep"}
-    assert found["steps"].device == found["bank"].device == device
+    found = {name: _parse(*words) for name, words in all_of_them.commands(device, is_small, tmp_path).items()}
+    assert set(found) == {"steps", "classes", "bank", "imagenet", "sweep"}
+    assert {args.device for name, args in found.items() if name != "sweep"} == {device}
+    assert len(found["imagenet"].opts) % 2 == 0
     assert Path(found["sweep"].backbone).is_file()
 
 
 def test_what_breaks_down_or_takes_too_long_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(all_of_them, "HERE", tmp_path)
-    (tmp_path / "steps.py").write_text("import json, sys\njson.dump([1], open(sys.argv[-1], 'w'))\n")
+    (tmp_path / "steps.py").write_text("import json, sys\njson.dump([1], open(sys.argv[2], 'w'))\n")
     (tmp_path / "bank.py").write_text("raise SystemExit('no memory')\n")
     (tmp_path / "classes.py").write_text("import time\ntime.sleep(60)\n")
-    good = all_of_them.run("steps", [], tmp_path / "a.json", 30)
+    good = all_of_them.run("steps", ["steps"], tmp_path / "a.json", 30)
     assert (good["returned"], good["figures"]) == (0, [1])
-    bad = all_of_them.run("bank", [], tmp_path / "b.json", 30)
+    bad = all_of_them.run("bank", ["bank"], tmp_path / "b.json", 30)
     assert (bad["returned"], bad["figures"]) == (1, None)
     assert "no memory" in bad["said"]
-    slow = all_of_them.run("classes", [], tmp_path / "c.json", 1)
+    slow = all_of_them.run("classes", ["classes"], tmp_path / "c.json", 1)
     assert slow["returned"] is None
     assert slow["seconds"] < 20
     assert "classes: ran out of time" in capsys.readouterr().out
@@ -65,4 +66,5 @@ def test_the_script_on_a_cpu_and_the_smallest_sizes(tmp_path):
     assert found["steps"]["figures"]["rows"]
     assert found["classes"]["figures"]["figures"][0]["classes"] == 4
     assert len(found["bank"]["figures"]["figures"]) == 2
+    assert found["imagenet"]["figures"]["figures"][0]["phases"]["steps"]["s"] > 0
     assert found["sweep"]["figures"]["runs"] == 2

@@ -31,14 +31,11 @@ def test_the_ways_differ_in_processes_and_files_alone(tmp_path, monkeypatch):
     """One lane and a folder of its own for the new way, none of both for the old."""
     seen = []
 
-    class Runner:
-        def __init__(self, settings, environ, say, lane):
-            self.about = settings.opts, lane is not None
+    def run(runner, plan):
+        seen.append((runner.settings.opts, runner._lane is not None))
+        assert runner._log is None
 
-        def run(self, plan):
-            seen.append(self.about)
-
-    monkeypatch.setattr(sweep, "Runner", Runner)
+    monkeypatch.setattr(sweep.Runner, "run", run)
     args = sweep.parser().parse_args(["--data", "d", "--methods", "zsclip tipadapter", "--seeds", "1 2"])
     for way in ("old", "new"):
         wall, cpu = sweep.run(args, way, tmp_path)

@@ -42,13 +42,15 @@ class Encoder:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, base, source, num_views, title, images=None):
+    def __call__(self, base, source, num_views, title, images=None, token_views=None):
         images = list(range(len(source)) if images is None else images)
         self.calls.append((base, num_views, images))
         for view in range(num_views):
             pixels = tiny_capt.images(len(source), seed=view)[images]
             z, cls, tokens = tiny_capt.encode(base, pixels)
             label = torch.tensor([source[i].label for i in images])
+            if token_views == 0:
+                cls = tokens = None
             yield ViewBatch(z, cls, tokens, label, torch.tensor(images), torch.full((len(images),), view))
 
 
@@ -178,10 +180,34 @@ def test_views_of_the_cache_are_not_encoded_again(cfg, base, source):
     encoded = made.build(source)
     batches = list(Encoder()(base, source, 2, ""))
     made.encode.calls.clear()
-    cached = made.build(source, SimpleNamespace(views=lambda num_views: batches[:num_views]))
+    cached = made.build(source, SimpleNamespace(num_views=2, views=lambda num_views: batches[:num_views]))
     assert not made.encode.calls
     for name, value in encoded.state_dict().items():
         assert torch.equal(cached.state_dict()[name], value), name
+
+
+def test_a_cache_that_has_not_room_for_the_banks_views_is_not_read(cfg, base, source):
+    cfg.TRAINER.CAPT.BANK.VIEWS = 2
+    made = make_builder(cfg, base)
+    made.build(source, SimpleNamespace(num_views=1, views=None))
+    assert [num_views for _, num_views, _ in made.encode.calls] == [2]
+
+
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_patch_tokens_go_to_main_memory_which_is_taken_once(cfg, base, source, num_views):
+    """Not into the entries, and the errors' are found there among all images'."""
+    cfg.TRAINER.CAPT.BANK.VIEWS, cfg.TRAINER.CAPT.BANK.NEAR_MISSES = num_views, 2.0
+    bank = make_builder(cfg, base).build(source)
+    assert 0 < len(bank) < NUM_IMAGES * num_views
+    assert bank.entries.tokens.shape[1] == 0
+    held = bank.token_source.tokens
+    assert (held.device.type, len(held)) == ("cpu", NUM_IMAGES * num_views)
+    every = torch.stack([batch.tokens for batch in Encoder()(base, source, num_views, "")])
+    entries = bank.entries
+    expected = every[entries.view[:-1], entries.index[:-1]]
+    assert torch.equal(bank.tokens_of(torch.arange(len(bank))), expected)
+    bank.hold_tokens(chunk=2)
+    assert torch.equal(bank.entries.tokens[:-1], expected)
 
 
 def test_near_misses_may_be_left_out(cfg, base, source):

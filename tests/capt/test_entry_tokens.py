@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers.capt.bank.entry_tokens import CachedTokens
+from trainers.capt.bank.entry_tokens import HostTokens
 
 
 @settings(max_examples=50, deadline=None)
@@ -20,7 +20,7 @@ def test_cached_tokens_are_those_of_each_image_and_view_and_zero_for_padding(ask
     before = tokens.clone()
     place, view = torch.tensor(asked, dtype=torch.long).reshape(-1, 2).unbind(1)
     view = view.where(place >= 0, 0)  # as the bank's padding has it
-    found = CachedTokens(tokens, 3).take(place, view)
+    found = HostTokens(tokens, 3).take(place, view)
     expected = [
         tokens[p * 3 + v] if p >= 0 else torch.zeros(4, 2, dtype=dtype) for p, v in zip(place, view, strict=True)
     ]
@@ -30,4 +30,4 @@ def test_cached_tokens_are_those_of_each_image_and_view_and_zero_for_padding(ask
 
 def test_an_image_that_the_cache_does_not_hold_is_refused():
     with pytest.raises(IndexError):
-        CachedTokens(torch.zeros(6, 4, 2), 3).take(torch.tensor([2]), torch.tensor([0]))
+        HostTokens(torch.zeros(6, 4, 2), 3).take(torch.tensor([2]), torch.tensor([0]))

@@ -209,6 +209,15 @@ def test_features_that_a_run_keeps_spare_a_load_the_encoding(base, bank, tmp_pat
     assert torch.equal(predictor.logits(PIXELS), first)
 
 
+def test_pairs_take_no_more_than_the_run_allows(base, bank, tmp_path):
+    predictor = make_predictor(base, bank, tmp_path)
+    before = predictor.logits(PIXELS)
+    predictor.record["config"]["TRAINER"]["CAPT"]["SEM"] = {"MAX_GB": 3 * 2 * 4 * base.embed_dim / 2**30}
+    again = predictor.logits(PIXELS, CLASSES[::-1])
+    assert predictor.model.semantic_miner.features.max_rows == 3
+    torch.testing.assert_close(again.flip(1), before, rtol=1e-4, atol=1e-4)
+
+
 def test_a_run_without_them_is_served_all_the_same_and_nothing_is_written(base, bank, tmp_path):
     predictor = make_predictor(base, bank, tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -72,13 +72,13 @@ def test_a_case_by_hand():
     correction = torch.tensor([[1.0, -1.0]])
 
     class Model:
-        base = SimpleNamespace(logits=lambda z, moved: 5 * moved)
+        base = SimpleNamespace(logit_scale=torch.tensor(5.0))
         refiner = SimpleNamespace(
             systematic=lambda z: z, expert=SimpleNamespace(correct=lambda z, samples: (None, correction))
         )
 
         def __call__(self, *_, query_index):
-            return SimpleNamespace(samples=None)
+            return SimpleNamespace(samples=None, texts=torch.eye(2))
 
     def view(z, label):
         nought = torch.zeros(1, dtype=torch.long)
@@ -95,6 +95,22 @@ def test_batches_add_up(base):
     model = tiny_capt.make_model(base, bank=bank_of(base, views))
     parts = [ViewBatch(*(value[s] for value in vars(views).values())) for s in (slice(0, 3), slice(3, 10))]
     assert fit_gain(model, parts, views.index, 0.6) == fit_gain(model, [views], views.index, 0.6)
+
+
+def test_texts_that_follow_the_image_are_encoded_once(base, monkeypatch):
+    """And not for every gain anew: for a base like CoCoOp the text tower runs for each image and class."""
+    views = views_of(base, 10)
+    model = tiny_capt.make_model(base, bank=bank_of(base, views))
+    plain = fit_gain(model, [views], views.index, 0.6)
+    asked = []
+
+    def follow(z):
+        asked.append(z)
+        return base.text_features.expand(len(z), -1, -1)
+
+    monkeypatch.setattr(base, "text_features_for", follow)
+    assert fit_gain(model, [views], views.index, 0.6) == pytest.approx(plain)
+    assert len(asked) == 1
 
 
 def test_own_entry_does_not_vote(base):

@@ -6,17 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import tiny_capt
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
-from trainers.capt.bank.entry_tokens import CachedTokens, EncodedTokens
-from trainers.capt.run.feature_cache import FeatureCache, ViewBatch
-from trainers.capt.run.memory import entry_bytes, memory_of, plan_memory, row_bytes
+from trainers.capt.bank.entry_tokens import EncodedTokens, HostTokens
+from trainers.capt.run.feature_cache import CachedLoader, FeatureCache, ViewBatch
+from trainers.capt.run.memory import bare_row_bytes, entry_bytes, memory_of, plan_memory, row_bytes
+from trainers.capt.run.pinned import gathered
 
 ROOT = Path(__file__).resolve().parents[2]
 GB = 2**30
@@ -24,7 +28,8 @@ VIT_B16 = SimpleNamespace(grid=14, width=768, dtype=torch.float16, embed_dim=512
 
 
 def plan(tower=VIT_B16, **changes):
-    keys = {"num_images": 16_000, "num_classes": 1000, "wanted_views": 4, "bank_views": 1, "num_bank_images": None}
+    keys = {"num_images": 16_000, "num_classes": 1000, "wanted_views": 4, "token_views": 4}
+    keys |= {"bank_views": 1, "num_bank_images": None}
     return plan_memory(tower, **{**keys, "max_gigabytes": 8.0, "is_adapted": True, **changes})
 
 
@@ -41,7 +46,7 @@ def test_16_shot_imagenet_on_a_vit_b16():
     assert (found.cached_views, found.tokens_in) == (1, "cache")
     assert found.cache_bytes == 16_000 * row <= 8 * GB
     assert found.token_bytes == 16_000 * 196 * 768 * 2
-    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 16 * 32 * 8 + 6 * 8 + 3 * 4) + 4 * 1000**2
+    assert found.bank_bytes == 16_000 * (512 * 4 + 768 * 6 + 16 * 32 * 8 + 7 * 8 + 3 * 4) + 4 * 1000**2
     assert found.goes_to_device(24 * GB)
     assert not found.goes_to_device(16 * GB)
     clip = 2 * 150_000_000
@@ -96,6 +101,12 @@ def test_what_a_run_says():
     assert second == "Memory: at most 5.15 GB of it on the GPU"
     assert "in the cache;" in plan().lines(0, None)[0]
     assert "encoded again when they are retrieved" in plan(num_bank_images=10**6).lines(0, None)[0]
+    apart = plan(num_bank_images=1000)  # a bank of other images than those in the cache
+    assert "its patch tokens 0.28 GB in main memory and on the GPU;" in apart.lines(0, 24 * GB)[0]
+    assert "its patch tokens 0.28 GB in main memory;" in apart.lines(0, GB)[0]
+    assert apart.lines(0, GB)[1] == f"Memory: at most {apart.bank_bytes / GB:.2f} GB of it on the GPU"
+    both = apart.bank_bytes + apart.token_bytes
+    assert apart.lines(0, None)[1] == f"Memory: at most {both / GB:.2f} GB of it on the CPU besides"
     assert memory_of(torch.device("cpu")) is None
 
 
@@ -108,6 +119,44 @@ def test_patch_tokens_that_nobody_reads_are_nowhere(changes):
     first, second = found.lines(pair_bytes=0, capacity=24 * GB)
     assert "GB, without patch tokens, which experts alone read; pairs of classes 0.00 GB" in first
     assert second == f"Memory: at most {found.bank_bytes / GB:.2f} GB of it on the GPU"
+
+
+def test_views_without_tokens_take_next_to_nothing():
+    """Without experts the bank reads plain views alone: all four of 16-shot ImageNet are kept where one was."""
+    found = plan(is_adapted=False, token_views=1)
+    row, bare = 304_664, 512 * 4 + 3 * 8
+    assert (found.cached_views, found.cache_bytes) == (4, 16_000 * (row + 3 * bare))
+    assert found.needed_bytes == found.cache_bytes
+    assert "feature cache 4.63 GB in main memory (4 of 4 views)" in found.lines(0, None)[0]
+    assert plan(is_adapted=False, token_views=1, max_gigabytes=4.5).cached_views == 0
+    assert plan(is_adapted=False, token_views=1, max_gigabytes=4.62).cached_views == 3
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.integers(1, 3),
+    st.one_of(st.none(), st.integers(0, 60)),
+    st.floats(0, 40),
+    st.booleans(),
+)
+def test_as_many_views_as_fit_and_never_more_than_there_is(images, wanted, read, bank_views, others, rows, is_adapted):
+    """Against trying one more view after the other; tokens of the bank count with those of the cache."""
+    budget = int(rows * row_bytes(VIT_B16))
+    sizes = {"num_images": images, "wanted_views": wanted, "token_views": min(read, wanted), "bank_views": bank_views}
+    room = {"num_bank_images": others, "max_gigabytes": budget / GB, "is_adapted": is_adapted}
+    found = plan(**sizes, **room)
+    taken = [images * (row_bytes(VIT_B16) if view < read else bare_row_bytes(VIT_B16)) for view in range(wanted)]
+    fit = [num for num in range(wanted + 1) if sum(taken[:num]) <= budget]
+    assert found.cached_views == max(fit)
+    assert found.cache_bytes == sum(taken[: found.cached_views])
+    assert found.needed_bytes == sum(taken)
+    copied = found.token_bytes if found.tokens_in == "bank" else 0
+    assert found.cache_bytes + copied <= budget
+    if found.tokens_in == "cache":
+        assert others is None
+        assert bank_views <= min(found.cached_views, read)
 
 
 # The sizes are those of the tensors
@@ -126,8 +175,75 @@ def test_rows_and_entries_take_what_the_plan_says(base, bank):
     cache = FeatureCache(iter([_views(base)]), 2, 6)
     assert sum(value.nbytes for value in vars(cache.rows).values()) == 12 * row_bytes(base.prompted)
     entries = bank.entries.without_tokens()
-    entries |= {"place": bank.entries.place[:-1], "keys": bank.filed.keys}
+    entries |= {"place": bank.entries.place[:-1], "keys": bank.filed.keys, "entry": bank.filed.entry}
     assert sum(value.nbytes for value in entries.values()) == len(bank) * entry_bytes(base.prompted)
+
+
+def test_a_bank_holds_everything_once(base):
+    """All that a bank's objects reach and that grows with its entries is in the plan: no second copy of a look."""
+    bank = tiny_capt.make_bank(base, num_images=60)
+    bank.entries = replace(bank.entries, tokens=bank.entries.tokens[:, :0].clone())
+    holders = [bank, bank.entries, bank.filed, bank.likeness]
+    held = {id(v): v for holder in holders for v in vars(holder).values() if isinstance(v, torch.Tensor)}
+    of_entries = [value for value in held.values() if value.dim() and len(bank) <= len(value) < len(bank) + 2]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in of_entries}
+    padding = sum(value[-1].nbytes for value in bank.entries.named().values())
+    assert sum(storages.values()) == len(bank) * entry_bytes(base.prompted) + padding
+
+
+@pytest.mark.parametrize("taken_once", [True, False])
+def test_a_cache_keeps_tokens_of_the_views_that_are_read(base, taken_once):
+    """The other views are there as they were; where their tokens would be asked for there are none."""
+    batch = _views(base, num_images=6, num_views=3)
+    whole = FeatureCache(iter([batch]), 3, 6)
+    read = batch.view < 2
+    parts = [replace(batch, cls=batch.cls[read], tokens=batch.tokens[read])]
+    cache = FeatureCache(iter(parts), 3, 6 if taken_once else None, token_views=2)
+    taken = 12 * row_bytes(base.prompted) + 6 * bare_row_bytes(base.prompted)
+    assert sum(value.nbytes for value in vars(cache.rows).values()) == taken
+    for num_views in (1, 2):
+        for own, other in zip(cache.views(num_views, 4), whole.views(num_views, 4), strict=True):
+            assert all(torch.equal(getattr(own, name), value) for name, value in vars(other).items())
+    (own,), (other,) = cache.views(3), whole.views(3)
+    assert own.cls is own.tokens is None
+    assert all(torch.equal(getattr(own, name), getattr(other, name)) for name in ("z", "label", "index", "view"))
+    with pytest.raises(AssertionError, match="a cache of 3 views has not 4"):
+        next(cache.views(4))
+
+
+def test_what_is_bound_for_a_gpu_is_gathered_in_pinned_memory(monkeypatch):
+    """Only as much as is asked for; and elsewhere nothing is pinned, which would need a GPU."""
+    own, pinned = torch.empty, []
+
+    def empty(*size, pin_memory=False, **keys):
+        pinned.append((size, pin_memory))
+        return own(*size, **keys)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    values, row = tiny_capt.unit(5, 3, 2).half(), torch.tensor([4, 0, 4])
+    assert torch.equal(gathered(values, row, torch.device("cpu")), values[row])
+    assert not pinned
+    assert torch.equal(gathered(values, row, torch.device("cuda")), values[row])
+    assert pinned == [((3, 3, 2), True)]
+
+
+def test_a_step_on_a_gpu_gets_pinned_rows_and_the_same(base, monkeypatch):
+    """Of the loader, and of the bank's patch tokens; both name the device that they are for."""
+    asked = []
+
+    def noted(values, row, device):
+        asked.append(device.type)
+        return values[row]
+
+    monkeypatch.setattr("trainers.capt.run.feature_cache.gathered", noted)
+    cache = FeatureCache(iter([_views(base)]), 2, 6)
+    batches = [
+        [batch["features"] for batch in CachedLoader(cache, 2, 1, True, torch.device(device))]
+        for device in ("cpu", "cuda")
+    ]
+    assert asked == 3 * 6 * ["cpu"] + 3 * 6 * ["cuda"]
+    for one, other in zip(*batches, strict=True):
+        assert all(torch.equal(getattr(one, name), value) for name, value in vars(other).items())
 
 
 def test_memory_taken_at_once_holds_the_same_rows(base):
@@ -155,7 +271,7 @@ def banks(base):
         return ConfusionBank.build(tiny_capt.CLASSES, paths, [JudgedViews.of(probs, batch.label, batch.z, **about)])
 
     own, cached, encoded = build(tokens=batch.tokens), build(), build()
-    cached.token_source = CachedTokens(batch.tokens, 2)
+    cached.token_source = HostTokens(batch.tokens, 2)
     asked = []
 
     def encode(pairs):
@@ -208,7 +324,7 @@ sys.path[:0] = [{root!r}, {root!r} + "/tests/capt", {root!r} + "/tests/trainers"
 import compat
 import tiny_capt
 from trainers.capt.bank.confusion_bank import ConfusionBank, JudgedViews
-from trainers.capt.bank.entry_tokens import CachedTokens
+from trainers.capt.bank.entry_tokens import HostTokens
 from trainers.capt.run.feature_cache import ViewEncoder, cache_where_it_fits
 from trainers.capt.run.memory import plan_memory
 
@@ -225,8 +341,8 @@ def read(path):
 encode = ViewEncoder(lambda x: x, lambda x: x + torch.rand(()), read, 1, torch.device("cpu"), 50, 0)
 for _ in encode(base, source[:50], VIEWS, ""):  # what torch itself needs to run
     pass
-plan = plan_memory(base.prompted, num_images=len(source), num_classes=C, wanted_views=VIEWS, bank_views=1,
-                   num_bank_images=None, max_gigabytes={gigabytes}, is_adapted=True)
+plan = plan_memory(base.prompted, num_images=len(source), num_classes=C, wanted_views=VIEWS, token_views=VIEWS,
+                   bank_views=1, num_bank_images=None, max_gigabytes={gigabytes}, is_adapted=True)
 with open("/proc/self/statm") as file:
     before = int(file.read().split()[1]) * resource.getpagesize()
 cache = cache_where_it_fits(lambda views: encode(base, source, views, ""), len(source), plan, {gigabytes})
@@ -236,7 +352,7 @@ def judged():
         probs = base.logits(batch.z).softmax(dim=-1)
         yield JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, cls=batch.cls)
 bank = ConfusionBank.build(names, [item.impath for item in source], judged())
-bank.token_source = CachedTokens(cache.rows.tokens, cache.num_views)
+bank.token_source = HostTokens(cache.rows.tokens, cache.num_views)
 print(json.dumps({{"cache": of_cache, "both": peak() - before, "entries": len(bank), "views": plan.cached_views,
                    "plan_cache": plan.cache_bytes, "plan_both": plan.cache_bytes + plan.bank_bytes}}))
 """
@@ -260,3 +376,25 @@ def test_a_thousand_classes_take_what_the_plan_says(small_clip, gigabytes, views
     assert found["both"] == pytest.approx(found["plan_both"], rel=0.1)
     if gigabytes < 1:
         assert found["both"] < 1.1 * gigabytes * GB
+
+
+# Copies that are read at once are waited for
+
+
+class _Copied:
+    """Stands for a tensor, and notes whether its copy to the device of the key waits."""
+
+    def __init__(self):
+        self.waits = {}
+
+    def to(self, device, non_blocking=False):
+        self.waits[device.type] = not non_blocking
+        return self
+
+
+def test_what_comes_from_a_gpu_is_waited_for():
+    """Torch copies into pinned memory then, and whoever reads at once would read what was there before."""
+    values = [_Copied() for _ in range(5)]
+    batch = ViewBatch(values[0], None, *values[1:])
+    batch.to(torch.device("cpu")).to(torch.device("cuda"))
+    assert all(value.waits == {"cpu": True, "cuda": False} for value in values)

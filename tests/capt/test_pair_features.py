@@ -9,6 +9,7 @@ from tiny_capt import CLASSES, NEW_CLASSES, encode, images, make_model, serve, s
 
 from trainers.capt.bank.pair_features import PairFeatures
 from trainers.capt.bank.prompt_library import PromptLibrary
+from trainers.capt.method import start
 from trainers.capt.method.experts import Expert
 from trainers.capt.method.start import meet_pairs_of_bank, start_semantic_experts
 from trainers.capt.run.serving import keep_pair_features, read_pair_features
@@ -281,7 +282,11 @@ def test_a_views_own_pairs_change_nothing(base, bank):
 
 def test_pairs_of_the_bank_are_met_ahead(base, bank):
     model = make_model(base, bank=bank)
+    titles, encode = [], model.semantic_miner.features.encode
+    model.semantic_miner.features.encode = lambda pairs, title=None: titles.append(title) or encode(pairs, title)
     sources = meet_pairs_of_bank(model, bank)
+    assert titles == ["Encoding pair prompts"]  # of a progress bar
+    model.semantic_miner.features.encode = encode
     pairs = model.semantic_miner.features.known()[0]
     assert sources == {"difference: template": len(pairs), "commonality: template": len(pairs)}
     seen = sentences_of(model)
@@ -292,6 +297,7 @@ def test_pairs_of_the_bank_are_met_ahead(base, bank):
 
 
 def test_experts_start_from_mined_pairs_of_at_most_so_many(base, bank, monkeypatch):
+    assert start.MOST_ROWS == 20_000
     model = make_model(base, bank=bank)
     taken = []
     monkeypatch.setattr(Expert, "start_from_prompts", lambda self, rows, *_: taken.append(rows))

@@ -1,7 +1,9 @@
 """Where the sentences of a pair come from, and what is made of them."""
 
+import io
 import json
 import random
+import sys
 
 import pytest
 import tiny_capt
@@ -133,3 +135,17 @@ def test_digest_follows_the_sentences(tmp_path, write):
     assert first == library(tmp_path).digest()
     write("pairs", {"cup||otter": {"difference_a": ["y"]}})
     assert len({without, first, library(tmp_path).digest()}) == 3
+
+
+@pytest.mark.parametrize(("is_terminal", "title"), [(True, "Encoding pair prompts"), (True, None), (False, "a title")])
+def test_a_bar_shows_how_far_a_long_fill_is(monkeypatch, is_terminal, title):
+    """On a terminal, and of what is filled ahead alone; a step's few pairs pass without."""
+    screen = io.StringIO()
+    screen.isatty = lambda: is_terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(prompt_library, "SENTENCES_AT_A_TIME", 2)
+    library = PromptLibrary("no folder", "none")
+    encode_pairs(library, [("cup", "jug"), ("jug", "cup"), ("cup", "otter")], lambda s: torch.ones(len(s), 4), title)
+    shown = screen.getvalue()
+    assert (title is not None and f"{title}: 100%" in shown) == (is_terminal and title is not None)
+    assert bool(shown) == (is_terminal and title is not None)

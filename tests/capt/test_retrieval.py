@@ -164,14 +164,15 @@ def test_living_bytes_by_hand():
     assert (counted.most, counted.now) == (4040, 40)
 
 
-@pytest.mark.parametrize("way", ["by class", "gathered"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("label", ["balanced", "one large class"])
 def test_memory_is_bounded(way, label):
     source = tiny_capt.generator(1)
-    of = torch.randint(50, (6000,), generator=source)
-    of = of if label == "balanced" else of * (torch.arange(6000) % 10 == 0)
-    bank = make_bank(tiny_capt.unit(6000, 64), of, (of + 1) % 50, 50)
-    asked = (tiny_capt.unit(200, 64, seed=1), *queries(source, 200, 50, 5, 6000), 8, True)
+    size = retrieval.FEW if way == "whole" else 6000
+    of = torch.randint(50, (size,), generator=source)
+    of = of if label == "balanced" else of * (torch.arange(size) % 10 == 0)
+    bank = make_bank(tiny_capt.unit(size, 64), of, (of + 1) % 50, 50)
+    asked = (tiny_capt.unit(200, 64, seed=1), *queries(source, 200, 50, 5, size), 8, True)
     with LivingBytes() as plenty:
         whole = go(bank, way, *asked, max_megabytes=1024)
     with LivingBytes() as little:

@@ -1,5 +1,7 @@
 """Shares of a batch: how they are cut, and that what several processes make of them is what one makes of the whole."""
 
+import gc
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -215,3 +217,11 @@ def test_turns_are_taken_and_told(tmp_path):
         (expected, [0, 2, 4], range(0, 5, 2), 2),
         (expected, [1, 3], range(1, 5, 2), 2),
     ]
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no forks here")
+def test_a_loaders_worker_collects_nothing_that_it_inherited():
+    """Else a worker is aborted by CUDA for the GPU's tensors of a trainer that the parent has done with."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(gc.get_freeze_count) > 0
+    assert gc.get_freeze_count() == 0

@@ -324,6 +324,9 @@ def test_capt_demo_from_any_folder(monkeypatch, capfd, tmp_path, stub):
     assert "All runs are done in here" in out
     assert f" 1: {ROOT}/scripts/compare.py here" in out
     assert re.match(r"Took \d+ s. Runs: here/base2new; ", out.splitlines()[-1])
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # what the user says stands
+    assert demo.main(["--seeds", "1", "--output", "three"]) == 0
+    assert f" 3: {ROOT}/scripts/compare.py three" in capfd.readouterr().out
 
 
 def test_the_demos_table_holds_every_kind_of_method():

@@ -297,6 +297,14 @@ def test_cores_are_shared_out_among_runs(make, stub, capfd, monkeypatch):
     journal.unlink()
     assert local.run(make("zsclip", "food101"), [""], environ) == 0
     assert {line.split()[1] for line in journal.read_text().splitlines()} == {"none"}
+    for datasets, lanes, given, threads in (
+        ("ucf101 sun397", ["0", "1", "2", "3"], {}, "2"),  # GPUs share the cores as well
+        ("imagenet", ["", ""], {"OMP_NUM_THREADS": "3"}, "3"),  # and what the user says stands
+        ("oxford_pets", ["0", "1"], {"OMP_NUM_THREADS": ""}, "4"),
+    ):
+        journal.unlink()
+        assert local.run(make("zsclip", datasets), lanes, environ | given) == 0
+        assert {line.split()[1] for line in journal.read_text().splitlines()} == {threads}
 
 
 # run_all.sh

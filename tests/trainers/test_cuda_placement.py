@@ -40,6 +40,20 @@ def test_forward_stays_on_the_gpu(name, keys, make_trainer):
             assert model.encode_images_frozen(images).device.type == "cuda"
 
 
+def test_causal_masks_are_taken_along_once(make_trainer):
+    """They are no buffers; a block would copy its own to the GPU in every pass."""
+    model = make_trainer("CoOp").model
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        _on_fake_gpu(model)
+        model.encode_texts()
+        masks = [block.attn_mask for block in model.text_encoder.transformer.resblocks]
+        assert {(mask.device.type, tuple(mask.shape)) for mask in masks} == {("cuda", (77, 77))}
+        model.encode_texts()
+        assert all(
+            block.attn_mask is mask for block, mask in zip(model.text_encoder.transformer.resblocks, masks, strict=True)
+        )
+
+
 @pytest.mark.parametrize("name", ["CoOp", "PromptSRC"])
 def test_losses_stay_on_the_gpu(name, make_trainer):
     trainer = make_trainer(name)

@@ -18,6 +18,7 @@ import tiny_capt  # noqa: E402
 from trainers.capt.backbone import prompted_clip, shared_prefix  # noqa: E402
 from trainers.capt.backbone.blocks import BlockPrompts  # noqa: E402
 from trainers.capt.backbone.prompted_clip import PromptedCLIP, load_clip  # noqa: E402
+from trainers.capt.backbone.shared_prefix import pays  # noqa: E402
 from trainers.capt.backbone.towers import BlockSizes, Transformer, causal_mask  # noqa: E402
 from trainers.capt.bases.context import class_tokens, place_context, shared_length  # noqa: E402
 from trainers.capt.bases.prompted import CoCoOp, meta_net  # noqa: E402
@@ -35,7 +36,7 @@ def clip(clip_path):
 @pytest.fixture
 def always(monkeypatch):
     """Sharing also where it saves next to nothing."""
-    monkeypatch.setattr(prompted_clip, "LEAST_SAVED", 1)
+    monkeypatch.setattr(prompted_clip, "pays", lambda num_saved, x: True)
 
 
 @pytest.fixture
@@ -212,3 +213,19 @@ def test_a_branch_keeps_texts_whole(clip, always, runs):
     deep = replace(BlockPrompts.of(_random(1, NUM_CONTEXT, 64)), behind=3)
     clip.encode_text(prompts, tokens.eot, deep, shared=5)
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "least"),
+    [
+        ("cpu", torch.float32, 40),
+        ("cpu", torch.bfloat16, 40),
+        ("meta", torch.float32, 4_000),
+        ("meta", torch.float16, 20_000),
+    ],
+)
+def test_when_it_pays(device, dtype, least):
+    """A GPU, for which the meta device stands, is told of twice as many products, which few tokens are not worth."""
+    x = torch.empty(1, dtype=dtype, device=device)
+    assert pays(least, x)
+    assert not pays(least - 1, x)

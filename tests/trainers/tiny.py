@@ -215,7 +215,7 @@ def without_data(trainer_class, class_names=CLASS_NAMES):
     """The trainer, told its classes instead of loading a data set."""
 
     def build_data_loader(self):
-        data = types.SimpleNamespace(classnames=list(class_names))
+        data = types.SimpleNamespace(classnames=list(class_names), train_x=[])
         self.dm, self.num_classes = types.SimpleNamespace(dataset=data), len(class_names)
         self.lab2cname = dict(enumerate(class_names))
         self.train_loader_x = self.train_loader_u = self.val_loader = self.test_loader = None

@@ -133,12 +133,14 @@ class PreparationMixin(RunRecordMixin):
         """What cache and bank will take, and where the patch tokens of the bank's entries will be."""
         node, sampler = self.cfg.TRAINER.CAPT, self.cfg.DATALOADER.TRAIN_X.SAMPLER
         is_cached = node.CACHE.VIEWS > 0 and sampler in SAMPLERS
+        wanted = max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0
         full = rebuilt_dataset(self.cfg, NUM_SHOTS=-1).train_x if node.BANK.SHOTS == -1 else None
         return plan_memory(
             self.model.base.prompted,
             num_images=len(self.dm.dataset.train_x),
             num_classes=self.num_classes,
-            wanted_views=max(node.CACHE.VIEWS, node.BANK.VIEWS) if is_cached else 0,
+            wanted_views=wanted,
+            token_views=wanted if self.model.is_learned else min(wanted, node.BANK.VIEWS),  # which bank and gain read
             bank_views=node.BANK.VIEWS,
             num_bank_images=None if full is None else len(full),
             max_gigabytes=node.CACHE.MAX_GB,
@@ -157,18 +159,22 @@ class PreparationMixin(RunRecordMixin):
         source = self.dm.dataset.train_x
 
         def views(num_views: int) -> Iterator[ViewBatch]:
-            return self._encode(self.model.base, source, num_views, "Caching features")
+            read = self._memory.token_views
+            return self._encode(self.model.base, source, num_views, "Caching features", token_views=read)
 
         self.cache = cache_where_it_fits(views, len(source), self._memory, node.CACHE.MAX_GB)
         if self.cache is not None:
             is_shuffled = loader.SAMPLER == "RandomSampler"
-            self.train_loader_x = CachedLoader(self.cache, loader.BATCH_SIZE, self.run_seed, is_shuffled)
+            how = loader.BATCH_SIZE, self.run_seed, is_shuffled, torch.device(self.device)
+            self.train_loader_x = CachedLoader(self.cache, *how)
 
-    def _shots(self, base: BaseModel, num_views: int, title: str) -> Iterator[ViewBatch]:
-        """Features of the run's shots by ``base``; out of the cache where it holds them."""
+    def _shots(self, base: BaseModel, num_views: int, title: str, token_views: int = 0) -> Iterator[ViewBatch]:
+        """Features of the run's shots by ``base``; out of the cache where it holds them. Tokens are sure to be there
+        of the first ``token_views`` views alone.
+        """
         if base is self.model.base and self.cache is not None:
             return self.cache.views(num_views)
-        return self._encode(base, self.dm.dataset.train_x, num_views, title)
+        return self._encode(base, self.dm.dataset.train_x, num_views, title, token_views=token_views)
 
     def _fit_shift(self) -> None:
         """Find what is common to all confusions, before the bank files those that remain."""
@@ -205,5 +211,5 @@ class PreparationMixin(RunRecordMixin):
         settings, node = self.model.settings, self.cfg.TRAINER.CAPT.MGDE
         if not (node.FIT_GAIN and settings.use_corrections and settings.use_sam):
             return
-        views = self._shots(self.model.base, 1, "Fitting the gain")
+        views = self._shots(self.model.base, 1, "Fitting the gain", token_views=1)
         self.choices["gain"] = set_gain(self.model, views, self.query_index, node.GAIN)

@@ -186,8 +186,10 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         device = torch.device(self.device)
         if "features" in batch:
             return batch["features"].to(device)
-        images, label = batch["img"].to(device), batch["label"].to(device)
-        index = image_index(batch, self._place_of_image).to(device)
+        images, label, index = (
+            value.to(device, non_blocking=True)  # a loader's memory is pinned
+            for value in (batch["img"], batch["label"], image_index(batch, self._place_of_image))
+        )
         z, cls, tokens = self._encode_images(images)
         return ViewBatch(z, cls, tokens, label, index, torch.zeros_like(index))
 
@@ -214,8 +216,7 @@ class CAPT(PreparationMixin, ResumableMixin, TrainerX):
         """Means since the last report, or None between reports."""
         accuracy = 100 * (output.logits.argmax(dim=-1) == label).float().mean()
         self._means.add(mean_figures({**(output.losses or {}), "acc": accuracy}))
-        done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
-        if done % every and done != self.num_batches and self.num_batches >= every:
+        if not self.is_to_report():
             return None
         means = self._means.take()
         self.loss_terms = {name: value for name, value in means.items() if name.startswith("loss_")}

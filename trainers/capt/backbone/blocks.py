@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BlockPrompts", "Branch", "masks_for"]
+__all__ = ["BlockPrompts", "Branch", "masks_for", "place_masks"]
 
 Branch = Callable[[int, nn.Module, Tensor], Tensor | None]
 """Number of a block, the block, its input ``(length, batch, width)``: what is added to its output, or None."""
@@ -78,6 +78,18 @@ class BlockPrompts:
         """Tokens that each block sees of a sequence of ``length``."""
         grown = min(self.at) if self.num_inserted else num_blocks
         return [length + self.num_inserted * (number >= grown) for number in range(num_blocks)]
+
+
+def place_masks(blocks: Sequence[nn.Module], device: torch.device) -> None:
+    """Put the blocks' causal masks where they are added.
+
+    OpenAI's are plain attributes, which no module takes along to a device, and each block would copy its own in every
+    pass, for which the host waits.
+    """
+    for block in blocks:
+        mask = getattr(block, "attn_mask", None)
+        if mask is not None and mask.device != device:
+            block.attn_mask = mask.to(device)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ has to be fitted or stored.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def patch_layout(tokens: Tensor) -> Tensor:
         raise ValueError(f"{tokens.shape[1]} patch tokens are no square grid; give TRAINER.CAPT.SAM.LAYOUT False")
     grid = tokens.unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (B, Dv, h, h)
     cells = adaptive_avg_pool2d(grid.float(), min(CELLS, side)).flatten(2).transpose(1, 2)  # (B, G G, Dv)
-    return (cells @ _axes(tokens.shape[2]).to(cells)).flatten(1)
+    return (cells @ _axes(tokens.shape[2], cells.device)).flatten(1)
 
 
 def layout_width(side: int | None, width: int | None) -> int:
@@ -39,9 +40,10 @@ def layout_width(side: int | None, width: int | None) -> int:
     return 0 if side is None or width is None else min(CELLS, side) ** 2 * min(NUMBERS, width - 1)
 
 
-def _axes(width: int) -> Tensor:
-    """``(Dv, R)`` orthonormal columns."""
+@cache
+def _axes(width: int, device: torch.device) -> Tensor:
+    """``(Dv, R)`` orthonormal columns, kept where they are read: a copy in every step would make the host wait."""
     channel = torch.arange(width, dtype=torch.double).unsqueeze(1)
     order = torch.arange(1, min(NUMBERS, width - 1) + 1, dtype=torch.double)
     axes = torch.cos(math.pi * (2 * channel + 1) * order / (2 * width)) * math.sqrt(2 / width)
-    return axes.float()
+    return axes.float().to(device)

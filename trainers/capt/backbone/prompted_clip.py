@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from .blocks import BlockPrompts, Branch, masks_for
+from .blocks import BlockPrompts, Branch, masks_for, place_masks
 from .load import load_clip
 from .precision import cast_clip
 from .returned import image_feature, sequence_of
-from .shared_prefix import LEAST_SAVED, can_share, run_sharing
+from .shared_prefix import can_share, pays, run_sharing
 from .tokenizers import OpenAITokenizer, Tokenizer
 
 if TYPE_CHECKING:
@@ -133,11 +133,12 @@ def encode_text_with(
         ValueError: :class:`BlockPrompts` of a block that this tower does not have.
     """
     length, blocks = embeddings.shape[1], list(transformer.resblocks)
+    place_masks(blocks, embeddings.device)
     prompts = _at_blocks(deep_prompts, transformer)
     x = embeddings + positional_embedding[:length].to(embeddings.dtype)
     first = getattr(transformer, "prompt_start", 1)  # behind the start token, where there is one
     can = shared > 0 and branch is None and can_share(transformer, prompts, shared, first)
-    if can and (len(x) - groups) * shared >= LEAST_SAVED:
+    if can and pays((len(x) - groups) * shared, x):
         parts = x.unflatten(0, (groups, -1))
         rest = run_sharing(transformer, parts[:, 0, :shared], parts[:, :, shared:], prompts, first)
         read = rest.flatten(0, 1)[torch.arange(len(x), device=x.device), eot - shared]

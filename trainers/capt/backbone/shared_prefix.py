@@ -19,10 +19,18 @@ from .blocks import BlockPrompts, masks_for
 if TYPE_CHECKING:
     from clip.model import ResidualAttentionBlock, Transformer
 
-__all__ = ["LEAST_SAVED", "can_share", "is_plain", "run_sharing"]
+__all__ = ["can_share", "is_plain", "pays", "run_sharing"]
+
+# Tokens; below, the further products cost more than they spare, and on a GPU, which is told of each, their number does
+# (benchmarks/shared_beginnings.py, on an H100).
+LEAST_SAVED, LEAST_SAVED_ON_GPU, LEAST_SAVED_IN_HALF = 40, 4_000, 20_000
 
 
-LEAST_SAVED = 40  # tokens; below, the further products cost more than they spare (benchmarks/shared_beginnings.py)
+def pays(num_saved: int, x: Tensor) -> bool:
+    """Whether so many tokens less of ``x`` are worth computing the shared ones and the others apart."""
+    if x.device.type == "cpu":
+        return num_saved >= LEAST_SAVED
+    return num_saved >= (LEAST_SAVED_ON_GPU if x.dtype == torch.float32 else LEAST_SAVED_IN_HALF)
 
 
 def can_share(transformer: Transformer, prompts: BlockPrompts, shared: int, first: int) -> bool:

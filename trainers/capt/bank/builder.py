@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from ..run.memory import Place
 from ..run.reading import lend_reader, reader_of
 from ..run.yaml_file import merge_yaml
 from .confusion_bank import ConfusionBank, JudgedViews
-from .entry_tokens import CachedTokens, EncodedTokens, TokenSource
+from .entry_tokens import EncodedTokens, HostTokens, TokenSource
 from .files import FILE
 from .names import suspicious_names
 
@@ -118,22 +118,32 @@ class BankBuilder:
     def build(self, source: Sequence[Any], cache: FeatureCache | None = None) -> ConfusionBank:
         """The bank of the training items ``source``, whose features ``cache`` may hold already."""
         num_views = self.node.VIEWS
-        if cache is None:
+        if cache is None or cache.num_views < num_views:
             views = self.encode(self.base, source, num_views, "Building the confusion bank")
         else:
             device = self.base.text_features.device
             views = (batch.to(device) for batch in cache.views(num_views))
         judge = self._judge(source)
+        held: HostTokens | None = None
+
+        def by_judge() -> Iterator[JudgedViews]:
+            nonlocal held
+            for batch in views:
+                if batch.tokens is not None and self.tokens_in == "bank":
+                    held = held or HostTokens.room_for(len(source), num_views, batch.tokens)
+                    held.put(batch.index, batch.view, batch.tokens)
+                yield self._judged(batch, judge(batch))
+
         bank = ConfusionBank.build(
             self.base.classnames,
             [self.relative(item.impath) for item in source],
-            (self._judged(batch, judge(batch)) for batch in views),
+            by_judge(),
             soft_counts=self.node.COUNTS == "soft",
             near_misses=self.node.NEAR_MISSES if self.node.NEAR_MISSES <= 1 else None,
             fingerprint=self.fingerprint(),
             shrinkage=self.cfg.TRAINER.CAPT.SAM.SHRINKAGE,
         )
-        bank.token_source = self._token_source(source, cache)
+        bank.token_source = held or self._token_source(source, cache)
         if self.node.COUNTS == "hard":  # soft counts are confidences, not images
             labels = torch.tensor([item.label for item in source], device=bank.device)
             judged = num_views * torch.bincount(labels, minlength=bank.num_classes)
@@ -144,8 +154,6 @@ class BankBuilder:
         tokens = {} if batch.cls is None else {"cls": batch.cls}
         if batch.tokens is not None and self.cfg.TRAINER.CAPT.SAM.LAYOUT:
             tokens["layout"] = patch_layout(batch.tokens)
-        if batch.tokens is not None and self.tokens_in == "bank":
-            tokens["tokens"] = batch.tokens
         return JudgedViews.of(probs, batch.label, batch.z, index=batch.index, view=batch.view, **tokens)
 
     def _token_source(self, source: Sequence[Any], cache: FeatureCache | None) -> TokenSource | None:
@@ -156,7 +164,7 @@ class BankBuilder:
         tokens = None if cache is None else cache.rows.tokens
         assert cache is not None, "the plan has tokens in a cache that is not there"
         assert tokens is not None, "a ViT has patch tokens"
-        return CachedTokens(tokens, cache.num_views)
+        return HostTokens(tokens, cache.token_views)
 
     def fingerprint(self) -> dict[str, Any]:
         """See :func:`bank_fingerprint`; and the shift that the judge stood behind."""
@@ -192,7 +200,8 @@ class BankBuilder:
         for fold, judge in enumerate(judges):
             judge.to(device).set_classes(self.base.classnames)
             mine = (folds == fold).nonzero().squeeze(1).tolist()
-            for batch in self.encode(judge, source, num_views, f"Judging views ({fold + 1}/{len(judges)})", mine):
+            title = f"Judging views ({fold + 1}/{len(judges)})"
+            for batch in self.encode(judge, source, num_views, title, mine, token_views=0):
                 probs[batch.index * num_views + batch.view] = judge.logits(batch.z).softmax(dim=-1)
         return lambda views: probs[views.index * num_views + views.view]
 

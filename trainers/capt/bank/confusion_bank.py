@@ -72,7 +72,8 @@ class _Entries:
     def padded(cls, rows: dict[str, Tensor]) -> _Entries:
         pads = {"label": -1, "pseudo_label": -1, "rival": -1, "index": -1, "place": -1}
         with_padding = {}
-        for name, value in rows.items():
+        for name in list(rows):  # each is let go as soon as its copy is made: they may be large
+            value = rows.pop(name)
             pad = value.new_full((1, *value.shape[1:]), pads.get(name, 0))
             with_padding[name] = torch.cat([value, pad])
         return cls(**with_padding)
@@ -154,7 +155,7 @@ class ConfusionBank(StoredBank):
             kept.append(cls._file(batch, counts, soft_counts, near_misses))
         if counts is None:
             raise ValueError("a confusion bank needs at least one view of a training image")
-        rows = {name: torch.cat([part[name] for part in kept]) for name in kept[0]}
+        rows = {name: torch.cat([part.pop(name) for part in kept]) for name in list(kept[0])}
         rows["index"] = _first_places(paths).to(rows["index"].device)[rows["index"]]
         return cls(classnames, paths, _Entries.padded(rows), counts, fingerprint, shrinkage)
 
@@ -255,7 +256,7 @@ class ConfusionBank(StoredBank):
         found = self.token_source.take(entries.place[entry].flatten(), entries.view[entry].flatten())
         return found.unflatten(0, entry.shape)
 
-    def hold_tokens(self, chunk: int = 1024) -> None:
+    def hold_tokens(self, chunk: int = 256) -> None:
         """Copy the tokens from their source into the entries, where they need no way from the host."""
         parts = torch.arange(len(self) + 1, device=self.device).split(chunk)
         whole: Tensor | None = None

@@ -12,7 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["CachedTokens", "EncodedTokens", "TokenSource"]
+from ..run.pinned import gathered
+
+__all__ = ["EncodedTokens", "HostTokens", "TokenSource"]
 
 
 class TokenSource(Protocol):
@@ -26,8 +28,10 @@ class TokenSource(Protocol):
 
 
 @dataclass(frozen=True)
-class CachedTokens:
-    """In the feature cache, which holds them for training anyway. On a GPU this waits for the device.
+class HostTokens:
+    """In main memory, mostly in the feature cache, which holds them for training anyway.
+
+    A GPU fetches what it needs by way of pinned memory; the host waits for the numbers of the entries alone.
 
     Attributes:
         tokens: ``(num_images * V, N, Dv)``, image after image.
@@ -37,11 +41,20 @@ class CachedTokens:
     tokens: Tensor
     num_views: int
 
+    @classmethod
+    def room_for(cls, num_images: int, num_views: int, like: Tensor) -> HostTokens:
+        """Room for the tokens of all views, each as in ``like`` ``(n, N, Dv)``, taken once and still empty."""
+        return cls(torch.empty(num_images * num_views, *like.shape[1:], dtype=like.dtype), num_views)
+
+    def put(self, place: Tensor, view: Tensor, tokens: Tensor) -> None:
+        """Keep tokens ``(n, N, Dv)`` of images and views ``(n,)``."""
+        self.tokens[(place * self.num_views + view).cpu()] = tokens.cpu()
+
     def take(self, place: Tensor, view: Tensor) -> Tensor:
         """Tokens ``(n, N, Dv)`` at ``(n,)`` places and views; see :class:`TokenSource`."""
-        row = (place * self.num_views + view).to(self.tokens.device)
-        nowhere = (place < 0).to(self.tokens.device).nonzero().squeeze(1)  # a mask would go through all that was found
-        found = self.tokens.index_select(0, row.clamp_min(0)).index_fill_(0, nowhere, 0)
+        row = torch.where(place < 0, -1, place * self.num_views + view).to(self.tokens.device)
+        found = gathered(self.tokens, row.clamp_min(0), place.device)
+        found.index_fill_(0, (row < 0).nonzero().squeeze(1), 0)  # a mask would go through all that was found
         return found.to(place.device, non_blocking=True)
 
 

@@ -78,7 +78,7 @@ class PairFeatures(nn.Module):
                 self._encode(missing.unique(), keys)
         row, _ = self._find(keys)
         self._now += 1
-        self.asked[row] = self._now
+        self.asked.index_fill_(0, row.flatten(), self._now)
         return self.difference[row], self.commonality[row]
 
     def meet(self, target: Tensor, partners: Tensor, title: str | None = None) -> Counter[str]:

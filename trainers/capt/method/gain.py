@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ..bases.base_model import class_logits
 from ..run.feature_cache import ViewBatch
 from .experts import move
 from .model import CAPTModel
@@ -49,7 +50,7 @@ def fit_gain(model: CAPTModel, views: Iterable[ViewBatch], bank_index: Tensor, l
         _, correction = expert.correct(shifted, output.samples)
         rows = []
         for gain in gains:
-            logits = model.base.logits(batch.z, move(shifted, gain * correction))
+            logits = class_logits(move(shifted, gain * correction), output.texts, model.base.logit_scale)
             rows.append(torch.stack([cross_entropy(logits / t, batch.label, reduction="none") for t in TEMPERATURES]))
         losses.append(torch.stack(rows))
     loss = torch.cat(losses, dim=2)  # (gains, temperatures, images)

@@ -72,6 +72,7 @@ class CAPTOutput:
         logits: ``(B, C)`` fp32, l = s z' T^T.
         base_logits: ``(B, C)`` fp32, l0 = s z T^T.
         z: ``(B, D)`` normalised base image feature.
+        texts: T ``(C, D)``, or ``(B, C, D)`` of a base whose texts depend on the image.
         refinement: z', gates and evidence.
         pairs: mined semantic confusion pairs.
         samples: mined samples; None with SAM off.
@@ -81,6 +82,7 @@ class CAPTOutput:
     logits: Tensor
     base_logits: Tensor
     z: Tensor
+    texts: Tensor
     refinement: Refinement
     pairs: PairSet
     samples: SampleSet | None
@@ -269,7 +271,7 @@ class CAPTModel(nn.Module):
         logits = class_logits(refinement.z, texts, self.base.logit_scale)
 
         losses = None if label is None else self._losses(logits, label, texts, pairs, samples, refinement)
-        return CAPTOutput(logits, base_logits, z, refinement, pairs, samples, losses)
+        return CAPTOutput(logits, base_logits, z, texts, refinement, pairs, samples, losses)
 
     def _wanted(self, pairs: MinedPairs, has_losses: bool) -> Tensor:
         """Which pairs ``(B, P)`` are worth encoding: what is said of them may change an answer or a loss.
@@ -279,7 +281,8 @@ class CAPTModel(nn.Module):
         settings = self.settings
         if not (settings.use_sem and settings.use_mgde):
             return torch.zeros_like(pairs.valid)
-        if self.training or has_losses or not settings.gate_by_evidence:
+        is_trained = self.refiner.training or has_losses  # Dassl tells the part that it trains alone whether it does
+        if is_trained or not settings.gate_by_evidence:
             return pairs.valid
         if self.bank is None or not settings.use_sam:
             return torch.zeros_like(pairs.valid)

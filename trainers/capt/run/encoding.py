@@ -82,6 +82,7 @@ class Encoding:
         title: of the progress bar.
         files: where features are kept; None to encode everything.
         with_tokens: whether class and patch tokens are wanted besides the joint feature.
+        token_views: of how many views, the first ones; None for all.
         num_read: images whose features were read so far, each view counted.
     """
 
@@ -93,6 +94,7 @@ class Encoding:
     title: str = ""
     files: FeatureFiles | None = None
     with_tokens: bool = True
+    token_views: int | None = None
     num_read: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -111,9 +113,12 @@ class Encoding:
         self._per_image = token_bytes(tower)
         self._keeps_tokens = self.with_tokens and self._room_for_tokens()
 
+    def _wants_tokens(self, view: int) -> bool:
+        return self.with_tokens and (self.token_views is None or view < self.token_views)
+
     def _room_for_tokens(self) -> bool:
         assert self.files is not None, "there are no files"
-        num_bytes = self.num_images * len(self.views) * self._per_image
+        num_bytes = self.num_images * sum(map(self._wants_tokens, self.views)) * self._per_image
         if num_bytes <= self.files.max_bytes:
             return True
         print(
@@ -201,7 +206,7 @@ class Encoding:
         for number, view in enumerate(views):
             batch = torch.cat([chunk[number].to(self.device, non_blocking=True) for chunk in chunks])
             features = self.encoder.encode_image(batch)
-            if not self.with_tokens:
+            if not self._wants_tokens(view):
                 features = ImageFeatures(features.feature, None, None)
             encoded[view] = _each(features, Tensor.contiguous)  # as it is read: layout, too, can change rounding
         return encoded
@@ -213,7 +218,7 @@ class Encoding:
         if (part, view) not in self._known_names:
             self._known_names[part, view] = self.names.name(part, view)
         name = self._known_names[part, view]
-        return [name, f"{name}-tokens"] if self.with_tokens else [name]
+        return [name, f"{name}-tokens"] if self._wants_tokens(view) else [name]
 
     def _is_known(self, part: range, view: int) -> bool:
         if self.files is None:

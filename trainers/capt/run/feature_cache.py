@@ -6,8 +6,11 @@ image is the test transform, views 1, 2, ... are training augmentations (:mod:`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -19,6 +22,7 @@ from ..backbone.prompted_clip import ImageFeatures
 from .encoding import Encoding, ImageEncoder
 from .feature_files import FeatureFiles
 from .memory import MemoryPlan
+from .pinned import gathered
 from .shares import own_rows
 from .views import ImageTransform, ViewDataset, hash_seed
 
@@ -35,14 +39,18 @@ __all__ = [
 ]
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass(frozen=True)
 class ViewBatch:
     """Base-model features of B views.
 
     Attributes:
         z: ``(B, D)`` fp32 normalised image feature.
-        cls: ``(B, Dv)`` class token, or what stands in for it; None where nobody needs it.
-        tokens: ``(B, N, Dv)`` patch tokens; None for a ResNet.
+        cls: ``(B, Dv)`` class token, or what stands in for it; None where nobody needs it. Where they are wanted of
+            some views alone, only the rows of these are there, in the same order.
+        tokens: ``(B, N, Dv)`` patch tokens, likewise; None for a ResNet.
         label: ``(B,)``.
         index: ``(B,)`` data-set index of the image.
         view: ``(B,)``.
@@ -57,7 +65,8 @@ class ViewBatch:
 
     def to(self, device: torch.device) -> ViewBatch:
         """The same on ``device``."""
-        return self.each(lambda value: value.to(device, non_blocking=True))
+        is_read_there = device.type == "cpu"  # at once, perhaps before a copy that nobody waits for has come
+        return self.each(lambda value: value.to(device, non_blocking=not is_read_there))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> ViewBatch:
         """``change`` of every tensor that there is, ``(B, ...)``."""
@@ -75,9 +84,11 @@ def encode_views(
     title: str,
     files: FeatureFiles | None = None,
     with_tokens: bool = True,
+    token_views: int | None = None,
 ) -> Iterator[ViewBatch]:
     """Base-model features of all views, image after image, on ``device``; see :class:`.encoding.Encoding`."""
-    encoding = Encoding(base, views, torch.device(device), batch_size, num_workers, title, files, with_tokens)
+    wanted = with_tokens, token_views
+    encoding = Encoding(base, views, torch.device(device), batch_size, num_workers, title, files, *wanted)
     for batch in encoding:
         index = torch.tensor([views.images[place] for place in batch.places])
         label = torch.tensor([views.data_source[i].label for i in index.tolist()])
@@ -138,19 +149,27 @@ class ViewEncoder:
         num_views: int,
         title: str,
         images: Sequence[int] | None = None,
+        token_views: int | None = None,
     ) -> Iterator[ViewBatch]:
-        """Features by ``base`` of ``num_views`` views of the items ``source``, or of those at the places ``images``."""
+        """Features by ``base`` of ``num_views`` views of the items ``source``, or of those at the places ``images``;
+        with tokens of the first ``token_views`` of them, of all by default.
+        """
         transforms = self.test_transform, self.train_transform
         views = ViewDataset(source, num_views, *transforms, self.read_image, self.seed, images)
-        return encode_views(base, views, self.device, self.batch_size, self.num_workers, title, self.files)
+        how = self.device, self.batch_size, self.num_workers, title, self.files
+        return encode_views(base, views, *how, token_views=token_views)
 
     @torch.no_grad()
     def tokens_of(self, base: ImageEncoder, source: Sequence[Any], asked: Sequence[tuple[int, int]]) -> Tensor:
-        """Patch tokens ``(n, N, Dv)`` of n views, each the place of an item in ``source`` and its view."""
+        """Patch tokens ``(n, N, Dv)`` of n views, each the place of an item in ``source`` and its view.
+
+        An image is decoded once for all of its views that stand side by side in one pass.
+        """
         transforms, parts = (self.test_transform, self.train_transform), []
         views = ViewDataset(source, 1 + max(view for _, view in asked), *transforms, self.read_image, self.seed)
         for start in range(0, len(asked), self.batch_size):
-            pixels = [views.pixels(place, [view])[0] for place, view in asked[start : start + self.batch_size]]
+            by_image = groupby(asked[start : start + self.batch_size], key=itemgetter(0))
+            pixels = [one for place, group in by_image for one in views.pixels(place, [view for _, view in group])]
             tokens = base.encode_image(torch.stack(pixels).to(self.device)).tokens
             assert tokens is not None, "a ResNet has no patch tokens"
             parts.append(tokens)
@@ -164,24 +183,44 @@ class FeatureCache:
         batches: what :func:`encode_views` yields, in its order.
         num_views: V.
         num_images: how many there will be; then memory is taken once, and not twice for a while.
+        token_views: of how many views, the first ones, there are tokens in the batches; None for all.
     """
 
-    def __init__(self, batches: Iterator[ViewBatch], num_views: int, num_images: int | None = None):
+    def __init__(
+        self,
+        batches: Iterator[ViewBatch],
+        num_views: int,
+        num_images: int | None = None,
+        token_views: int | None = None,
+    ):
         self.num_views = num_views
+        self.token_views = num_views if token_views is None else min(num_views, token_views)
         host = (batch.to(torch.device("cpu")) for batch in batches)
-        self.rows = _joined(list(host)) if num_images is None else _filled(host, num_images * num_views)
+        self.rows = _joined(list(host)) if num_images is None else _filled(host, num_images, self._views_of)
+
+    def _views_of(self, name: str) -> int:
+        return self.token_views if name in ("cls", "tokens") else self.num_views
 
     def __len__(self) -> int:
         """Images, not views."""
         return len(self.rows.label) // self.num_views
 
-    def take(self, index: Tensor, view: Tensor) -> ViewBatch:
-        """Rows of images ``(B,)`` and views ``(B,)``."""
-        row = index * self.num_views + view
-        return self.rows.each(lambda value: value[row])
+    def take(self, index: Tensor, view: Tensor, device: torch.device = CPU) -> ViewBatch:
+        """Rows of images ``(B,)`` and views ``(B,)``; without tokens where not all of these views have them.
+
+        They are on the CPU; where ``device``, to which they go from here, is a GPU, in pinned memory.
+        """
+        has_tokens = bool((view < self.token_views).all())
+        rows: dict[str, Any] = {
+            name: gathered(value, index * self._views_of(name) + view, device)
+            for name, value in vars(self.rows).items()
+            if value is not None and (has_tokens or self._views_of(name) == self.num_views)
+        }
+        return ViewBatch(**{"cls": None, "tokens": None, **rows})
 
     def views(self, num_views: int, batch_size: int = 512) -> Iterator[ViewBatch]:
         """The first ``num_views`` views of every image, batch by batch."""
+        assert num_views <= self.num_views, f"a cache of {self.num_views} views has not {num_views}"
         item = torch.arange(len(self) * num_views)
         for part in item.split(batch_size):
             yield self.take(part // num_views, part % num_views)
@@ -195,19 +234,23 @@ def _joined(parts: Sequence[ViewBatch]) -> ViewBatch:
     return ViewBatch(**rows)
 
 
-def _filled(parts: Iterator[ViewBatch], num_rows: int) -> ViewBatch:
-    rows: ViewBatch | None = None
-    done = 0
+def _filled(parts: Iterator[ViewBatch], num_images: int, views_of: Callable[[str], int]) -> ViewBatch:
+    rows: dict[str, Any] = {"cls": None, "tokens": None}
+    done: Counter[str] = Counter()
     for part in parts:
-        if rows is None:
-            rows = part.each(lambda value: value.new_empty(num_rows, *value.shape[1:]))
         for name, value in vars(part).items():
             if value is not None:
-                getattr(rows, name)[done : done + len(value)] = value
-        done += len(part.label)
-    assert rows is not None, "there is at least one batch"
-    assert done == num_rows, f"{done} rows came, not {num_rows}"
-    return rows
+                if not done[name]:
+                    rows[name] = value.new_empty(num_images * views_of(name), *value.shape[1:])
+                rows[name][done[name] : done[name] + len(value)] = value
+                done[name] += len(value)
+    wrong = [
+        f"{num} rows came, not {len(value)} of {name}"
+        for name, value in rows.items()
+        if value is not None and (num := done[name]) != len(value)
+    ]
+    assert not wrong, wrong[0]
+    return ViewBatch(**rows)
 
 
 def cache_where_it_fits(
@@ -228,7 +271,7 @@ def cache_where_it_fits(
             f"{max_gigabytes:.1f}; the image tower runs every step"
         )
         return None
-    cache = FeatureCache(make(num_views), num_views, num_images)
+    cache = FeatureCache(make(num_views), num_views, num_images, plan.token_views)
     fewer = "" if num_views == wanted else f", {wanted - num_views} more do not fit CACHE.MAX_GB {max_gigabytes:.1f}"
     print(f"Feature cache: {len(cache):,} images x {num_views} views, {plan.cache_bytes / 2**30:.2f} GB{fewer}")
     return cache
@@ -245,12 +288,16 @@ class CachedLoader:
         batch_size: images a step; the last, smaller batch is dropped as in Dassl's training loader.
         seed: the run's seed.
         shuffle: False for Dassl's SequentialSampler.
+        device: to which the batches go from here.
     """
 
     is_shared = True
 
-    def __init__(self, cache: FeatureCache, batch_size: int, seed: int, shuffle: bool = True):
+    def __init__(
+        self, cache: FeatureCache, batch_size: int, seed: int, shuffle: bool = True, device: torch.device = CPU
+    ):
         self.cache = cache
+        self.device = device
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
@@ -269,4 +316,4 @@ class CachedLoader:
         for step in range(len(self)):
             index = order[step * self.batch_size : (step + 1) * self.batch_size]
             index = index[own_rows(len(index))]
-            yield {"features": self.cache.take(index, view[index])}
+            yield {"features": self.cache.take(index, view[index], self.device)}

@@ -53,9 +53,15 @@ class SharedRunMixin(Host):
 
     def model_backward(self, loss: Tensor) -> None:
         """Check the loss, a scalar, and back-propagate it; the gradients are those of the whole batch."""
-        self.detect_anomaly(loss)
+        if loss.device.type == "cpu" or self.is_to_report():  # a look at it makes the host wait for a GPU
+            self.detect_anomaly(loss)
         assert self.optim is not None, "something is trained"
         backward(loss, self.optim)
+
+    def is_to_report(self) -> bool:
+        """Whether Dassl prints or writes figures behind this batch."""
+        done, every = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        return done % every == 0 or done == self.num_batches or self.num_batches < every
 
     def after_epoch(self) -> None:
         """Dassl's hook; what the first process has written is there for all."""

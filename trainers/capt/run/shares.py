@@ -8,6 +8,8 @@ over images. What looks at the whole batch says so: :func:`mean_of_rows`, :func:
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -273,6 +275,11 @@ def _with_batches(loader: Any, batches: type[_OwnRows]) -> Any:
         options = {name: getattr(loader, name) for name in KEPT}
         made[batches] = type(loader)(loader.dataset, batch_sampler=batches(loader.batch_sampler), **options)
     return made[batches]
+
+
+# A worker is a fork. Were it to collect garbage that it inherited, with tensors of a GPU in it, CUDA would abort it.
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def end_workers(loader: Any) -> None:

@@ -134,7 +134,10 @@ class Predictor:
     def _pairs_of(self, names: list[str]) -> PairFeatures:
         """What is said of the pairs of these classes, with what has been encoded of them already."""
         base = self.model.base
-        pairs = PairFeatures(names, PairEncoder(self.library, base.encode_sentences), base.embed_dim).to(self.device)
+        node = self.record["config"]["TRAINER"]["CAPT"].get("SEM", {})
+        room = {"max_gigabytes": node["MAX_GB"]} if "MAX_GB" in node else {}  # not in older runs
+        encode = PairEncoder(self.library, base.encode_sentences)
+        pairs = PairFeatures(names, encode, base.embed_dim, **room).to(self.device)
         if self.served:
             last = self.model.semantic_miner.features
             pairs.take_up(last.classnames, last.known())
