@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from capt_tools.train_flags import build_parser
+from capt_tools.train_flags import build_parser as build_parser  # whoever imports this module finds it here
 
 if __name__ == "__main__":
     build_parser().parse_args()  # help, and what is mistyped, is answered before anything large is imported
