@@ -30,6 +30,21 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def seen(monkeypatch):
+    """Numbers of images that a tower looked at, batch by batch."""
+    from trainers.capt.backbone import prompted_clip
+
+    batches, encode = [], prompted_clip.encode_image_with
+
+    def count(visual, images, *prompts):
+        batches.append(len(images))
+        return encode(visual, images, *prompts)
+
+    monkeypatch.setattr(prompted_clip, "encode_image_with", count)
+    return batches
+
+
 @pytest.fixture(autouse=True)
 def _pipes_as_before():
     """Scripts let a broken pipe end their process, which is not to be that of the tests behind."""

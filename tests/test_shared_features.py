@@ -15,24 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent / "capt"))
 import tiny_capt  # noqa: E402
 from test_capt_end_to_end import CLASSES, _registered, build, files  # noqa: E402, F401
 
-from trainers.capt.backbone import prompted_clip  # noqa: E402
 from trainers.capt.run import pictures  # noqa: E402
 
 NUM_TRAIN, NUM_TEST, NUM_NEW = 16, 12, 6
 PROBE = ("TRAINER.NAME", "LinearProbe", "TRAINER.LINEARPROBE.PREC", "fp32", "TRAINER.LINEARPROBE.AUGMENT_EPOCHS", 1)
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """Numbers of images that a tower looked at, batch by batch."""
-    batches, encode = [], prompted_clip.encode_image_with
-
-    def count(visual, images, *prompts):
-        batches.append(len(images))
-        return encode(visual, images, *prompts)
-
-    monkeypatch.setattr(prompted_clip, "encode_image_with", count)
-    return batches
 
 
 @pytest.fixture

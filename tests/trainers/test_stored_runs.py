@@ -8,23 +8,8 @@ import numpy as np
 import pytest
 from test_whole_runs import build  # noqa: F401 - a fixture
 
-from trainers.capt.backbone import prompted_clip
-
 FROZEN = ["ZeroshotCLIP", "ZeroshotCLIP2", "LinearProbe", "CLIPAdapter", "TipAdapter", "TipAdapterF"]
 KEY = "TRAINER.CAPT.CACHE.DISK_GB"
-
-
-@pytest.fixture
-def seen(monkeypatch):
-    """Numbers of images that a CLIP's tower looked at, batch by batch."""
-    batches, encode = [], prompted_clip.encode_image_with
-
-    def count(visual, images, *prompts):
-        batches.append(len(images))
-        return encode(visual, images, *prompts)
-
-    monkeypatch.setattr(prompted_clip, "encode_image_with", count)
-    return batches
 
 
 @pytest.fixture
