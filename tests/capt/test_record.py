@@ -2,7 +2,9 @@
 
 import json
 import subprocess
+import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from yacs.config import CfgNode
 
 from trainers.capt.run import record
 from trainers.capt.run.record import RunRecordMixin, code_commit, relative_path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PROBS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.5, 0.2, 0.3]])
 LABELS = torch.tensor([0, 1, 1, 2, 2])
@@ -223,3 +227,14 @@ def test_no_commit_outside_of_git(tmp_path, monkeypatch):
 def test_no_commit_without_git(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert code_commit() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a program's memory is Linux's")
+def test_the_peak_of_memory_is_not_that_of_whoever_started_the_run():
+    """A notebook or a sweep may be far larger than the run."""
+    large = np.ones(100 * 2**20)  # 800 MB
+    code = (
+        "import compat, torch; from trainers.capt.run import record; print(record._peak_memory_mb(torch.device('cpu')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 50 < float(done.stdout) < large.nbytes / 2**20
