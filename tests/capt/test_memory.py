@@ -316,7 +316,7 @@ def test_a_bank_that_was_stored_has_no_tokens(banks, tmp_path):
 # A real process
 
 PEAK = """
-import json, sys
+import json, resource, sys
 from types import SimpleNamespace
 import torch
 from yacs.config import CfgNode
