@@ -21,6 +21,11 @@ import torch  # noqa: E402
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+# Whoever starts the tests in the background, or by nohup, has these ignored, and so would the processes under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real data (Caltech101, CoOp's split files, a small CLIP), beside the repository."""
