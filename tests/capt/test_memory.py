@@ -377,25 +377,3 @@ def test_a_thousand_classes_take_what_the_plan_says(small_clip, gigabytes, views
     assert found["both"] == pytest.approx(found["plan_both"], rel=0.1)
     if gigabytes < 1:
         assert found["both"] < 1.1 * gigabytes * GB
-
-
-# Copies that are read at once are waited for
-
-
-class _Copied:
-    """Stands for a tensor, and notes whether its copy to the device of the key waits."""
-
-    def __init__(self):
-        self.waits = {}
-
-    def to(self, device, non_blocking=False):
-        self.waits[device.type] = not non_blocking
-        return self
-
-
-def test_what_comes_from_a_gpu_is_waited_for():
-    """Torch copies into pinned memory then, and whoever reads at once would read what was there before."""
-    values = [_Copied() for _ in range(5)]
-    batch = ViewBatch(values[0], None, *values[1:])
-    batch.to(torch.device("cpu")).to(torch.device("cuda"))
-    assert all(value.waits == {"cpu": True, "cuda": False} for value in values)

@@ -8,6 +8,8 @@ import tiny
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from trainers.capt.run.feature_cache import ViewBatch
+
 LEARNERS = ["CoOp", "CoCoOp", "MaPLe", "IVLP", "VPT", "PromptSRC"]
 CASES = [(name, {}) for name in LEARNERS] + [("CoOp", {"CLASS_TOKEN_POSITION": "middle", "CSC": True})]
 
@@ -73,3 +75,22 @@ def test_a_tensor_on_the_cpu_would_be_noticed(make_trainer):
         model.prompt_learner.token_prefix = torch.empty(4, 1, tiny.TEXT_WIDTH)
         with pytest.raises(RuntimeError, match="device"):
             model(torch.empty(5, 3, tiny.SIDE, tiny.SIDE, device="cuda:0"))
+
+
+class _Copied:
+    """Stands for a tensor, and notes whether its copy to the device of the key waits."""
+
+    def __init__(self):
+        self.waits = {}
+
+    def to(self, device, non_blocking=False):
+        self.waits[device.type] = not non_blocking
+        return self
+
+
+def test_what_comes_from_a_gpu_is_waited_for():
+    """Torch copies into pinned memory then, and whoever reads at once would read what was there before."""
+    values = [_Copied() for _ in range(5)]
+    batch = ViewBatch(values[0], None, *values[1:])
+    batch.to(torch.device("cpu")).to(torch.device("cuda"))
+    assert all(value.waits == {"cpu": True, "cuda": False} for value in values)

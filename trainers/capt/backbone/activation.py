@@ -1,4 +1,4 @@
-"""QuickGELU, without gradients in the memory of what it is given: the same bits in a fifth of the time.
+"""QuickGELU, without gradients in the memory of what it is given: the same bits in less time.
 
 OpenAI's takes three tensors of four times the width for it, each through all of the memory. Here a piece that fits the
 processor's cache goes through all three operations before the next one comes.

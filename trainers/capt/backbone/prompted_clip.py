@@ -303,9 +303,10 @@ class PromptedCLIP(nn.Module):
         eot: Tensor,
         deep_prompts: Tensor | BlockPrompts | None = None,
         branch: Branch | None = None,
-        **grouped: int,
+        shared: int = 0,
+        groups: int = 1,
     ) -> Tensor:
-        """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`, ``grouped`` as well."""
+        """Text features ``(C, D)`` of embeddings ``(C, L, Dt)``; see :func:`encode_text_with`."""
         model = self.clip
         return encode_text_with(
             model.transformer,
@@ -316,7 +317,8 @@ class PromptedCLIP(nn.Module):
             eot,
             deep_prompts,
             branch,
-            **grouped,
+            shared,
+            groups,
         )
 
     def encode_image(
