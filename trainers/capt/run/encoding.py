@@ -180,7 +180,7 @@ class Encoding:
         ]
         if not batches:
             return iter(())
-        # Sending a piece costs as much as reading a small image. What waits: one pass of the tower, or an image a place.
+        # Sending a piece costs as much as reading a small image. What waits is one pass or an image a place.
         step = max(1, self.batch_size // (AHEAD * num_workers * len(self.views))) if num_workers else 1
         reads = _Pixels(self.images, [(chunk, views) for batch, views in batches for chunk in _cut(batch, step)])
         workers = min(num_workers, len(reads))
